@@ -1,0 +1,119 @@
+"""The two slots of a random term: T within a level (dense, r x r), Q across levels (sparse, m x m).
+
+A structure is one small file with one class; `register_covariance` makes its word known to formulas, and
+`check_covariance` / `check_precision` (in `conformance`) say whether it keeps the contract below.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from .._errors import ModelError
+from .._typing import FloatArray, IntArray
+
+
+@runtime_checkable
+class Covariance(Protocol):
+    """G(theta) = T T', the r x r covariance of one level's effects relative to sigma^2 (DESIGN: slot T).
+
+    `theta` has length `n_params`. Its coordinates are unconstrained; an edge of the parameter space (a
+    variance of zero, a correlation of +-1) is an interior point of `theta` about which G is even, so that a
+    Newton method needs no bounds.
+    """
+
+    n_effects: int
+    n_params: int
+
+    def names(self, effects: tuple[str, ...], group: str) -> tuple[str, ...]:
+        """Names of the coordinates of `theta`, length n_params."""
+
+    def factor(self, theta: FloatArray) -> FloatArray:
+        """T with T T' = G, shape (r, r)."""
+
+    def gradient(self, theta: FloatArray) -> FloatArray:
+        """dG/dtheta_i, shape (n_params, r, r), each symmetric."""
+
+    def hessian(self, theta: FloatArray) -> FloatArray:
+        """d2G/dtheta_i dtheta_j, shape (n_params, n_params, r, r)."""
+
+    def scaling(self, basis: FloatArray) -> FloatArray:
+        """Matrix S (n_params x n_params), x = S theta: the optimiser's coordinates.
+
+        `basis` (r x r, lower triangular) turns the effects into ones of unit size: G -> basis G basis'.
+        """
+
+    def nearest(self, cov: FloatArray) -> FloatArray:
+        """theta of a member close to `cov` (r x r, positive semi-definite): a start, or the end of an EM step."""
+
+    def natural_names(self, effects: tuple[str, ...], group: str) -> tuple[str, ...]:
+        """Names on the natural scale: `sd_...` (relative to sigma until multiplied) and `cor_...`."""
+
+    def to_natural(self, theta: FloatArray) -> FloatArray:
+        """Relative standard deviations and correlations, length n_params."""
+
+    def from_natural(self, natural: FloatArray) -> FloatArray:
+        """Inverse of `to_natural`; ModelError where no covariance matrix has these values."""
+
+    def canonical(self, theta: FloatArray) -> FloatArray:
+        """The representative of `theta` with the same G that is reported (diagonals of T >= 0)."""
+
+
+@runtime_checkable
+class Precision(Protocol):
+    """Q(rho), the m x m sparse precision across levels at unit scale (DESIGN: slot Q)."""
+
+    n_levels: int
+    n_params: int
+
+    def pattern(self) -> tuple[IntArray, IntArray]:
+        """Rows and columns of the lower triangle (row >= column), fixed for every rho."""
+
+    def values(self, rho: FloatArray) -> FloatArray:
+        """Values of Q on `pattern()`."""
+
+    def logdet(self, rho: FloatArray) -> float:
+        """log|Q|, the generalised determinant where Q is intrinsic."""
+
+
+CovarianceMaker = Callable[[int, str], Covariance]
+_COVARIANCES: dict[str, CovarianceMaker] = {}
+
+
+def register_covariance(word: str, maker: CovarianceMaker) -> None:
+    """Make `word` known to formulas: `word(1 + x | g)`; `maker(n_effects, label)` builds the structure."""
+    _COVARIANCES[word] = maker
+
+
+def covariance_words() -> Mapping[str, CovarianceMaker]:
+    """Every registered word."""
+    return dict(_COVARIANCES)
+
+
+def make_covariance(word: str, n_effects: int, label: str = "") -> Covariance:
+    """The structure that `word` names, for `n_effects` effects per level."""
+    if word not in _COVARIANCES:
+        known = ", ".join(sorted(_COVARIANCES))
+        raise ModelError(f"unknown structure '{word}': known are {known}")
+    return _COVARIANCES[word](n_effects, label)
+
+
+def correlations(cov: FloatArray) -> FloatArray:
+    """Correlation matrix of `cov` (r x r); NaN where a variance is zero."""
+    sd = np.sqrt(np.diag(cov))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return cov / np.outer(sd, sd)
+
+
+def semidefinite_cholesky(cov: FloatArray) -> FloatArray:
+    """Lower triangular T with T T' = cov for a positive semi-definite `cov`; ModelError if it is not."""
+    r = len(cov)
+    T = np.zeros((r, r))
+    tiny = 1e-12 * max(1e-300, float(np.abs(np.diag(cov)).max(initial=0.0)))
+    for j in range(r):
+        left = cov[j:, j] - T[j:, :j] @ T[j, :j]
+        if left[0] < -1e3 * tiny or (left[0] <= tiny and np.abs(left).max() > 1e3 * np.sqrt(tiny)):
+            raise ModelError(f"not a covariance matrix (not positive semi-definite): {cov.tolist()}")
+        if left[0] > tiny:
+            T[j:, j] = left / np.sqrt(left[0])
+    return T

@@ -1,0 +1,73 @@
+"""Unstructured covariance: T is any lower triangular matrix (lme4's theta, Bates et al. 2015, eq. 4)."""
+
+import numpy as np
+
+from .._typing import FloatArray, IntArray
+from .base import correlations, register_covariance, semidefinite_cholesky
+
+
+class Unstructured:
+    """G = T T' with T lower triangular; theta is T column by column, as in lme4."""
+
+    def __init__(self, n_effects: int, label: str = ""):
+        self.n_effects = n_effects
+        self.n_params = n_effects * (n_effects + 1) // 2
+        cols, rows = np.triu_indices(n_effects)
+        self._rows: IntArray = rows.astype(np.int64)
+        self._cols: IntArray = cols.astype(np.int64)
+
+    def names(self, effects: tuple[str, ...], group: str) -> tuple[str, ...]:
+        pairs = zip(self._rows, self._cols, strict=True)
+        return tuple(f"{effects[i]}|{group}" if i == j else f"{effects[i]}.{effects[j]}|{group}" for i, j in pairs)
+
+    def factor(self, theta: FloatArray) -> FloatArray:
+        T = np.zeros((self.n_effects, self.n_effects))
+        T[self._rows, self._cols] = theta
+        return T
+
+    def gradient(self, theta: FloatArray) -> FloatArray:
+        half = np.einsum("kab,cb->kac", self._units(), self.factor(theta))
+        return half + half.transpose(0, 2, 1)
+
+    def hessian(self, theta: FloatArray) -> FloatArray:
+        units = self._units()
+        half = np.einsum("kab,lcb->klac", units, units)
+        return half + half.transpose(0, 1, 3, 2)
+
+    def scaling(self, basis: FloatArray) -> FloatArray:
+        return (basis @ self._units())[:, self._rows, self._cols].T
+
+    def nearest(self, cov: FloatArray) -> FloatArray:
+        return semidefinite_cholesky(cov)[self._rows, self._cols]
+
+    def natural_names(self, effects: tuple[str, ...], group: str) -> tuple[str, ...]:
+        sds = [f"sd_{e}|{group}" for e in effects]
+        return tuple(sds + [f"cor_{effects[i]}.{effects[j]}|{group}" for i, j in zip(*self._pairs(), strict=True)])
+
+    def to_natural(self, theta: FloatArray) -> FloatArray:
+        T = self.factor(theta)
+        cov = T @ T.T
+        return np.concatenate([np.sqrt(np.diag(cov)), correlations(cov)[self._pairs()]])
+
+    def from_natural(self, natural: FloatArray) -> FloatArray:
+        r = self.n_effects
+        cor = np.eye(r)
+        cor[self._pairs()] = natural[r:]
+        cor = np.maximum(cor, cor.T) + np.minimum(cor, cor.T) - np.eye(r)
+        return (natural[:r, None] * semidefinite_cholesky(cor))[self._rows, self._cols]
+
+    def canonical(self, theta: FloatArray) -> FloatArray:
+        T = self.factor(theta)
+        return (T * np.where(np.diag(T) < 0, -1.0, 1.0))[self._rows, self._cols]
+
+    def _units(self) -> FloatArray:
+        units = np.zeros((self.n_params, self.n_effects, self.n_effects))
+        units[np.arange(self.n_params), self._rows, self._cols] = 1.0
+        return units
+
+    def _pairs(self) -> tuple[IntArray, IntArray]:
+        i, j = np.triu_indices(self.n_effects, 1)
+        return i.astype(np.int64), j.astype(np.int64)
+
+
+register_covariance("us", Unstructured)
