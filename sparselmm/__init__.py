@@ -1,0 +1,1 @@
+"""Large sparse linear mixed models."""

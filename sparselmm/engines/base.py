@@ -1,0 +1,44 @@
+"""What an engine for M does: analyse a pattern once, factorise new values on it, and answer."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from .._typing import FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """Lower triangle of a symmetric q x q matrix in CSC form, sorted: indptr (q + 1,), indices (nnz,)."""
+
+    indptr: IntArray
+    indices: IntArray
+
+    @property
+    def q(self) -> int:
+        """Order of the matrix."""
+        return len(self.indptr) - 1
+
+    @property
+    def nnz(self) -> int:
+        """Stored entries, the lower triangle."""
+        return len(self.indices)
+
+
+class Engine(Protocol):
+    """M = L L' for values on one frozen pattern. `analyze` has happened when an engine exists."""
+
+    name: str
+    reason: str
+    nnz_factor: int
+
+    def factorize(self, values: FloatArray) -> None:
+        """New values (nnz,) on the pattern; EngineError where M is not positive definite."""
+
+    def solve(self, right: FloatArray) -> FloatArray:
+        """M^-1 right, shape (q, k)."""
+
+    def logdet(self) -> float:
+        """log|M|."""
+
+    def selected_inverse(self, rows: IntArray, cols: IntArray) -> FloatArray:
+        """Entries (rows, cols), rows >= cols, of M^-1; each must lie on the pattern of M."""

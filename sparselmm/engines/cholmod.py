@@ -1,0 +1,142 @@
+"""CHOLMOD through scikit-sparse 0.4.16 or 0.5: the only file that imports sksparse (Chen et al. 2008)."""
+
+import importlib
+import warnings
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import scipy.sparse as sp
+
+from .._errors import EngineError
+from .._typing import FloatArray, IntArray
+from ..kernels.selinv import panel_positions, selected_inverse, supernodes
+from ..kernels.symbolic import column_counts
+from .base import Pattern
+
+INSTALL = (
+    "scikit-sparse cannot be imported ({reason}). Install SuiteSparse and then the version that fits it:\n"
+    "    apt-get install libsuitesparse-dev libopenblas0-pthread   (or: brew install suite-sparse,"
+    " conda install -c conda-forge scikit-sparse)\n"
+    '    pip install "scikit-sparse==0.4.16"    with SuiteSparse below 7.4, else\n'
+    '    pip install "scikit-sparse>=0.5"\n'
+    'Small problems run without it: engine="dense".'
+)
+SMALL = 400  # below this order every fill-reducing ordering is as good as another
+
+
+class _Factor(Protocol):
+    """The little that both versions of scikit-sparse are asked for."""
+
+    perm: IntArray
+
+    def factorize(self, A: sp.csc_matrix) -> None: ...
+    def solve(self, right: FloatArray) -> FloatArray: ...
+    def logdet(self) -> float: ...
+    def lower(self) -> sp.csc_matrix: ...
+
+
+class _Factor04:
+    """scikit-sparse 0.4: `analyze` gives a Factor that is refilled in place."""
+
+    def __init__(self, module: Any, A: sp.csc_matrix, ordering: str):
+        self._error = module.CholmodNotPositiveDefiniteError
+        self._factor = module.analyze(A, mode="auto", ordering_method=ordering)
+        self.perm = self._factor.P().astype(np.int64)
+
+    def factorize(self, A: sp.csc_matrix) -> None:
+        try:
+            self._factor.cholesky_inplace(A)
+        except self._error as error:
+            raise EngineError("the mixed-model equations are not positive definite at these parameters") from error
+
+    def solve(self, right: FloatArray) -> FloatArray:
+        return self._factor.solve_A(right)
+
+    def logdet(self) -> float:
+        return float(self._factor.logdet())
+
+    def lower(self) -> sp.csc_matrix:
+        return self._factor.L()
+
+
+def _load() -> Any:
+    try:
+        return importlib.import_module("sksparse.cholmod")
+    except ImportError as error:
+        raise EngineError(INSTALL.format(reason=error)) from error
+
+
+def _factor_maker(module: Any) -> Callable[[sp.csc_matrix, str], _Factor]:
+    return lambda A, ordering: _Factor04(module, A, ordering)
+
+
+class Cholmod:
+    """Sparse Cholesky of M on a frozen pattern: analysed once with the ordering of least predicted fill."""
+
+    name = "cholmod"
+
+    def __init__(self, pattern: Pattern):
+        self.pattern = pattern
+        q, index = pattern.q, np.int32 if pattern.nnz < 2**31 - 1 else np.int64
+        self._A = sp.csc_matrix(
+            (np.ones(pattern.nnz), pattern.indices.astype(index), pattern.indptr.astype(index)), shape=(q, q)
+        )
+        make = _factor_maker(_load())
+        fills: dict[str, int] = {}
+        for ordering in ("amd",) if q < SMALL else ("amd", "metis"):
+            candidate = make(self._A, ordering)
+            fills[ordering] = predicted_fill(pattern, candidate.perm)
+            if fills[ordering] == min(fills.values()):
+                self._factor, best = candidate, ordering
+        self.nnz_factor = fills[best]
+        self.reason = ", ".join(f"{k} fills {v:,}" for k, v in fills.items())
+        self.ordering = best
+        self._panels: tuple[IntArray, IntArray, IntArray, IntArray, IntArray] | None = None
+        self._inverse_perm = np.argsort(self._factor.perm)
+
+    def factorize(self, values: FloatArray) -> None:
+        self._A.data[:] = values
+        self._factor.factorize(self._A)
+
+    def solve(self, right: FloatArray) -> FloatArray:
+        return self._factor.solve(right)
+
+    def logdet(self) -> float:
+        return self._factor.logdet()
+
+    def selected_inverse(self, rows: IntArray, cols: IntArray) -> FloatArray:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            L = self._factor.lower()
+        if self._panels is None or len(self._panels[4]) != L.nnz:
+            self._panels = _panels(L)
+        first, start, owner, indptr, indices = self._panels
+        Z = np.empty(start[-1])
+        selected_inverse(first, start, owner, indptr, indices, L.data, Z)
+        i, j = self._inverse_perm[rows], self._inverse_perm[cols]
+        place = np.empty(len(i), np.int64)
+        panel_positions(first, start, indptr, indices, np.maximum(i, j), np.minimum(i, j), place)
+        return Z[place]
+
+
+def _panels(L: sp.csc_matrix) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
+    """first column, place of the panel, owner of a column; indptr and indices of L as int64."""
+    L.sort_indices()
+    indptr, indices = L.indptr.astype(np.int64), L.indices.astype(np.int64)
+    first = np.empty(len(indptr), np.int64)
+    first = first[: supernodes(indptr, indices, first) + 1]
+    widths, rows = np.diff(first), np.diff(indptr)[first[:-1]]
+    start = np.concatenate([[0], np.cumsum(widths * rows)])
+    return first, start, np.repeat(np.arange(len(widths)), widths), indptr, indices
+
+
+def predicted_fill(pattern: Pattern, perm: IntArray) -> int:
+    """nnz(L) of the pattern under an ordering, by column counts: nothing is factorised."""
+    place = np.argsort(perm)
+    cols = place[np.repeat(np.arange(pattern.q), np.diff(pattern.indptr))]
+    rows = place[pattern.indices]
+    upper = sp.csc_matrix((np.ones(pattern.nnz), (np.minimum(rows, cols), np.maximum(rows, cols))))
+    parent, counts = np.empty(pattern.q, np.int64), np.empty(pattern.q, np.int64)
+    column_counts(upper.indptr.astype(np.int64), upper.indices.astype(np.int64), parent, counts)
+    return int(counts.sum())

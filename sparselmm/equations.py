@@ -1,0 +1,317 @@
+"""ModelSpec -> cross-products -> mixed-model equations on a frozen pattern (Henderson 1984; DESIGN section 2).
+
+After `CrossProducts` no row of data is touched again. Numbers are conditioned once: the response is
+replaced by its least-squares residual, X by an orthonormal basis of its columns, and the effects of each
+term by combinations of unit size, Z -> Z basis^-1, so that T -> basis T whatever T's structure.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.linalg as sla
+import scipy.sparse as sp
+
+from ._errors import ModelError
+from ._typing import FloatArray, IntArray
+from .engines import Pattern
+from .kernels.blocks import add_product, add_scaled, locate
+from .kernels.pairs import pair_codes
+from .kernels.crossproducts import level_blocks, level_sums, pair_blocks, spread
+from .terms import ModelSpec, RandomTerm
+
+RANK_TOLERANCE = 1e-7  # as R's lm: a column whose part outside the earlier ones is relatively smaller is dropped
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FixedDesign:
+    """X = basis R on the kept columns, W-orthonormal: basis' W basis = I (so R'R = X'WX).
+
+    kept: indices of the kept columns of X, p of them. R: (p, p) upper triangular. start: (p,) the
+    least-squares coefficients that were taken off the response.
+    """
+
+    kept: IntArray
+    dropped: IntArray
+    R: FloatArray
+    start: FloatArray
+
+    @property
+    def logdet(self) -> float:
+        """log|X'WX|."""
+        return 2.0 * float(np.log(np.abs(np.diag(self.R))).sum())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Blocks of Z_k'WZ_l that are not zero: levels rows (of term k) and cols (of l), values (n, r_k, r_l)."""
+
+    row_term: int
+    col_term: int
+    rows: IntArray
+    cols: IntArray
+    values: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CrossProducts:
+    """All that the criterion needs of the data, in the conditioned bases.
+
+    blocks: Z'WZ, one entry for each pair of terms k >= l. Zxy[k]: (m, r, p+1) = Z_k'W[X y].
+    xy: (p+1, p+1) = [X y]'W[X y]. bases[k]: (r, r) lower triangular. rows[k]: mean rows a level.
+    """
+
+    n: int
+    fixed: FixedDesign
+    bases: tuple[FloatArray, ...]
+    blocks: tuple[Block, ...]
+    Zxy: tuple[FloatArray, ...]
+    xy: FloatArray
+    sum_log_weights: float
+
+
+def fixed_design(X: FloatArray, weights: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
+    """Kept columns, dropped columns and R with R'R = X'WX: the later of dependent columns is dropped.
+
+    QR of the whole X first; dependence is then judged on its p x p factor, in the order of the columns
+    (LINPACK dqrdc2's limited pivoting, which R uses).
+    """
+    p = X.shape[1]
+    size = np.abs(X).max(axis=0, initial=0.0)
+    size[size == 0.0] = 1.0
+    full = sla.qr((X / size) * np.sqrt(weights)[:, None], mode="r", check_finite=False)[0][:p]
+    norms = np.linalg.norm(full, axis=0)
+    Q = np.zeros((len(full), 0))
+    kept: list[int] = []
+    for j in range(p):
+        rest = full[:, j]
+        for _ in range(2):
+            rest = rest - Q @ (Q.T @ rest)
+        if np.linalg.norm(rest) > RANK_TOLERANCE * norms[j]:
+            kept.append(j)
+            Q = np.column_stack([Q, rest / np.linalg.norm(rest)])
+    kept_array = np.array(kept, dtype=np.int64)
+    R = np.linalg.qr(full[:, kept_array], mode="r") * size[kept_array]
+    return kept_array, np.setdiff1d(np.arange(p), kept_array), R
+
+
+def _residualise(y: FloatArray, basis: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """y less its projection on the orthonormal basis, twice (the second pass takes what rounding left)."""
+    total = np.zeros(basis.shape[1])
+    for _ in range(2):
+        step = basis.T @ (weights * y)
+        y = y - basis @ step
+        total += step
+    return y, total
+
+
+def effect_basis(gram: FloatArray) -> FloatArray:
+    """Lower triangular A with A'A = gram (r x r), so that Z A^-1 has orthonormal columns."""
+    flip = gram[::-1, ::-1]
+    size = np.sqrt(np.diag(flip))
+    try:
+        U = np.linalg.cholesky(flip / np.outer(size, size)).T * size
+    except np.linalg.LinAlgError:
+        U = np.diag(size)
+    return np.ascontiguousarray(U[::-1, ::-1])
+
+
+def cross_products(spec: ModelSpec) -> CrossProducts:
+    """One pass over the rows of `spec` for each pair of terms. ModelError where X leaves nothing over."""
+    weights = np.ones(spec.n) if spec.weights is None else spec.weights
+    kept, dropped, R = fixed_design(spec.X, weights)
+    if len(kept) >= spec.n:
+        raise ModelError(f"{len(kept)} fixed effects for {spec.n} observations: nothing is left to estimate sigma")
+    basis = sla.solve_triangular(R, spec.X[:, kept].T, trans="T").T
+    y = spec.y if spec.offset is None else spec.y - spec.offset
+    y, start = _residualise(y, basis, weights)
+    V = np.column_stack([basis, y])
+    designs = [_Design(term, weights) for term in spec.terms]
+    blocks = [a.cross(b, k, j) for k, a in enumerate(designs) for j, b in enumerate(designs[: k + 1])]
+    return CrossProducts(
+        n=spec.n,
+        fixed=FixedDesign(kept, dropped, R, sla.solve_triangular(R, start)),
+        bases=tuple(d.basis for d in designs),
+        blocks=tuple(blocks),
+        Zxy=tuple(d.sums(V) for d in designs),
+        xy=V.T @ (weights[:, None] * V),
+        sum_log_weights=float(np.log(weights).sum()),
+    )
+
+
+class _Design:
+    """Z of one term in its conditioned basis: codes with columns, or a sparse matrix."""
+
+    def __init__(self, term: RandomTerm, weights: FloatArray):
+        self.term, self.weights, r = term, weights, term.n_effects
+        self.coded = not sp.issparse(term.Z)
+        if self.coded:
+            columns = np.ones((len(term.Z), 1)) if term.columns is None else term.columns
+            self.basis = effect_basis((columns.T * weights) @ columns / weights.sum())
+            self.columns = columns if term.columns is None else _times_inverse(columns, self.basis)
+        else:
+            gram = np.zeros((r, r))
+            for a in range(r):
+                for b in range(r):
+                    gram[a, b] = (term.Z[:, a::r].multiply(term.Z[:, b::r]).T @ weights).sum()
+            self.basis = effect_basis(gram / weights.sum())
+            inverse = sp.kron(sp.eye_array(term.n_levels), np.linalg.inv(self.basis))
+            self.sparse = sp.csr_array(term.Z @ inverse)
+
+    def matrix(self) -> sp.csr_array:
+        """n x (m r)."""
+        if not self.coded:
+            return self.sparse
+        n, r = self.columns.shape
+        cols = self.term.Z[:, None] * r + np.arange(r)
+        indptr = np.arange(n + 1) * r
+        return sp.csr_array((self.columns.ravel(), cols.ravel(), indptr), shape=(n, self.term.n_random))
+
+    def sums(self, V: FloatArray) -> FloatArray:
+        """Z'WV, (m, r, c)."""
+        m, r = self.term.n_levels, self.term.n_effects
+        if self.coded:
+            out = np.zeros((m, r, V.shape[1]))
+            level_sums(self.term.Z, self.columns, self.weights, V, out)
+            return out
+        return (self.sparse.T @ (self.weights[:, None] * V)).reshape(m, r, V.shape[1])
+
+    def cross(self, other: "_Design", k: int, j: int) -> Block:
+        """Z'W Z_other, as blocks; within a term all blocks of the symmetric matrix with row >= col."""
+        if not (self.coded and other.coded):
+            return self._cross_sparse(other, k, j)
+        ra, rb = self.term.n_effects, other.term.n_effects
+        if other is self:
+            levels = np.arange(self.term.n_levels)
+            values = np.zeros((len(levels), ra, ra))
+            level_blocks(self.term.Z, self.columns, self.weights, values)
+            return Block(k, j, levels, levels, values)
+        pair, members = pair_codes(self.term.Z, other.term.Z, self.term.n_levels, other.term.n_levels)
+        values = np.zeros((len(members), ra, rb))
+        pair_blocks(pair, self.columns, other.columns, self.weights, values)
+        return Block(k, j, members[:, 0].copy(), members[:, 1].copy(), values)
+
+    def _cross_sparse(self, other: "_Design", k: int, j: int) -> Block:
+        ra, rb = self.term.n_effects, other.term.n_effects
+        right = other.matrix()
+        scaled = sp.csr_array(right.multiply(self.weights[:, None]))
+        product = (self.matrix().T @ scaled).tobsr((ra, rb))
+        rows = np.repeat(np.arange(product.shape[0] // ra), np.diff(product.indptr))
+        cols, values = product.indices.astype(np.int64), product.data
+        if other is self:
+            lower = rows >= cols
+            rows, cols, values = rows[lower], cols[lower], values[lower]
+            rows, cols, values = _with_diagonal(rows, cols, values, self.term.n_levels)
+        return Block(k, j, rows.astype(np.int64), cols, np.ascontiguousarray(values))
+
+
+def _times_inverse(columns: FloatArray, basis: FloatArray) -> FloatArray:
+    return np.ascontiguousarray(sla.solve_triangular(basis, columns.T, trans="T", lower=True).T)
+
+
+def _with_diagonal(rows: IntArray, cols: IntArray, values: FloatArray, m: int) -> tuple[IntArray, IntArray, FloatArray]:
+    """The same blocks plus zero ones for levels without any data."""
+    missing = np.setdiff1d(np.arange(m), rows[rows == cols])
+    zeros = np.zeros((len(missing), *values.shape[1:]))
+    return np.append(rows, missing), np.append(cols, missing), np.concatenate([values, zeros])
+
+
+class Equations:
+    """M(T) = Lambda'Z'WZ Lambda + Q on one frozen pattern, filled in place for any T.
+
+    offsets: (K+1,) first column of each term in v; v is ordered by term, level, effect.
+    """
+
+    def __init__(self, spec: ModelSpec, products: CrossProducts | None = None):
+        self.products = cross_products(spec) if products is None else products
+        self.terms = spec.terms
+        self.offsets = np.concatenate([[0], np.cumsum([t.n_random for t in spec.terms])]).astype(np.int64)
+        places = [self._entries(b) for b in self.products.blocks]
+        self.pattern = _pattern(places, self.q)
+        self._dest = [_destinations(self.pattern, rows, cols) for rows, cols in places]
+        diagonal = np.arange(self.q)
+        self._unit = _destinations(self.pattern, diagonal, diagonal)
+        self.within = [self._within(k) for k in range(len(self.terms))]
+
+    @property
+    def q(self) -> int:
+        """Random effects."""
+        return int(self.offsets[-1])
+
+    def fill(self, T: list[FloatArray]) -> FloatArray:
+        """Values (nnz,) of M; T[k] in the conditioned basis."""
+        values = np.zeros(self.pattern.nnz)
+        for block, dest in zip(self.products.blocks, self._dest, strict=True):
+            add_scaled(block.values, T[block.row_term], T[block.col_term], dest, values)
+        values[self._unit] += 1.0
+        return values
+
+    def right_side(self, T: list[FloatArray]) -> FloatArray:
+        """Lambda'Z'W[X y], (q, p+1)."""
+        parts = [np.matmul(Tk.T, Zxy).reshape(-1, Zxy.shape[2]) for Tk, Zxy in zip(T, self.products.Zxy, strict=True)]
+        return np.concatenate(parts) if parts else np.zeros((0, self.products.xy.shape[0]))
+
+    def gram_times(self, C: list[FloatArray]) -> list[FloatArray]:
+        """Z'WZ C for C in blocks (m_k, r_k, c), without Lambda: (m_k, r_k, c) each."""
+        out = [np.zeros_like(c) for c in C]
+        for b in self.products.blocks:
+            add_product(b.values, b.rows, b.cols, C[b.col_term], out[b.row_term], False)
+            if b.row_term != b.col_term:
+                add_product(b.values, b.rows, b.cols, C[b.row_term], out[b.col_term], True)
+            elif not np.array_equal(b.rows, b.cols):
+                off = b.rows != b.cols
+                add_product(b.values[off], b.rows[off], b.cols[off], C[b.row_term], out[b.row_term], True)
+        return out
+
+    def split(self, v: FloatArray) -> list[FloatArray]:
+        """(q, c) -> (m_k, r_k, c) for each term."""
+        v = v[:, None] if v.ndim == 1 else v
+        shapes = [(t.n_levels, t.n_effects, v.shape[1]) for t in self.terms]
+        return [v[self.offsets[k] : self.offsets[k + 1]].reshape(s) for k, s in enumerate(shapes)]
+
+    def _entries(self, block: Block) -> tuple[IntArray, IntArray]:
+        """Rows and columns in M of every entry of the blocks, (n, ra, rb); upper ones are moved to -1."""
+        _, ra, rb = block.values.shape
+        rows = self.offsets[block.row_term] + block.rows[:, None, None] * ra + np.arange(ra)[:, None]
+        cols = self.offsets[block.col_term] + block.cols[:, None, None] * rb + np.arange(rb)
+        rows, cols = np.broadcast_arrays(rows, cols)
+        lower = rows >= cols
+        return np.where(lower, rows, -1), np.where(lower, cols, -1)
+
+    def _within(self, k: int) -> tuple[IntArray, IntArray]:
+        """Rows and columns of the lower entries of each level's r x r block of term k, (m, r(r+1)/2)."""
+        i, j = np.tril_indices(self.terms[k].n_effects)
+        base = self.offsets[k] + np.arange(self.terms[k].n_levels)[:, None] * self.terms[k].n_effects
+        return base + i, base + j
+
+
+def _pattern(places: list[tuple[IntArray, IntArray]], q: int) -> Pattern:
+    """Union of all entries and the diagonal, sorted; independent of every parameter."""
+    diagonal = np.arange(q)
+    rows = np.concatenate([r[r >= 0] for r, _ in places] + [diagonal])
+    cols = np.concatenate([c[c >= 0] for _, c in places] + [diagonal])
+    csc = sp.csc_matrix((np.ones(len(rows)), (rows, cols)), shape=(q, q))
+    csc.sort_indices()
+    return Pattern(csc.indptr.astype(np.int64), csc.indices.astype(np.int64))
+
+
+def _destinations(pattern: Pattern, rows: IntArray, cols: IntArray) -> IntArray:
+    out = np.full(rows.shape, -1, np.int64)
+    inside = rows >= 0
+    found = np.empty(int(inside.sum()), np.int64)
+    locate(pattern.indptr, pattern.indices, rows[inside], cols[inside], found)
+    out[inside] = found
+    return out
+
+
+def fitted_values(spec: ModelSpec, beta: FloatArray, b: list[FloatArray]) -> FloatArray:
+    """X beta + offset + Z b, (n,); NaN coefficients (dropped columns) count as zero; b[k] is (m, r)."""
+    out = spec.X @ np.nan_to_num(beta)
+    if spec.offset is not None:
+        out = out + spec.offset
+    for term, effects in zip(spec.terms, b, strict=True):
+        if sp.issparse(term.Z):
+            out = out + term.Z @ effects.ravel()
+        else:
+            columns = np.ones((len(term.Z), 1)) if term.columns is None else term.columns
+            spread(term.Z, columns, np.ascontiguousarray(effects), out)
+    return out
