@@ -84,7 +84,7 @@ class DenseMarginal:
         self.Z = [np.asarray(Zk, dtype=np.float64) for Zk in Z]
         weights = np.ones(len(y)) if weights is None else np.asarray(weights, dtype=np.float64)
         _check_rows(y, X, self.Z, weights)
-        _check_memory(len(y), sum(Zk.shape[1] for Zk in self.Z))
+        check_memory(len(y), sum(Zk.shape[1] for Zk in self.Z))
         self.noise = 1.0 / weights
         self.n, self.p = X.shape
         self.Q, self.Rx = np.linalg.qr(X)
@@ -225,11 +225,12 @@ def available_memory() -> float:
 
 
 def forecast_bytes(n: int, q: int) -> float:
-    """Memory of one evaluation: W and one product (n, n); Z, L^-1 Z and its projection (n, q)."""
-    return 8.0 * n * (2 * n + 3 * q)
+    """Memory of one evaluation: W, a product (n, n); Z, L^-1 Z, its projection (n, q); Psi, Z'PZ, var(b) (q, q)."""
+    return 8.0 * (2.0 * n * n + 3.0 * n * q + 3.0 * q * q)
 
 
-def _check_memory(n: int, q: int) -> None:
+def check_memory(n: int, q: int) -> None:
+    """EngineError where one evaluation does not fit; call it before a sparse Z is made dense."""
     need, limit = forecast_bytes(n, q), MEMORY_SHARE * available_memory()
     if need > limit:
         raise EngineError(
