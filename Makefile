@@ -1,0 +1,30 @@
+# `make demo` and `make test` set up everything first; see tools/setup.sh. Another interpreter: make test PYTHON=python3.12
+PYTHON ?= python3
+RUN := .venv/bin/python
+SETUP := .venv/.setup-done
+
+.PHONY: help demo test lint bench clean
+
+help: ## show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+
+$(SETUP): pyproject.toml setup.py tools/setup.sh
+	@PYTHON="$(PYTHON)" tools/setup.sh
+
+demo: $(SETUP) ## fit InstEval, sleepstudy and Pastes; plot the lecturers
+	@$(RUN) examples/demo.py
+
+test: $(SETUP) ## run the tests (ARGS="-k name" for some of them)
+	@$(RUN) -m pytest $(ARGS)
+
+lint: $(SETUP) ## ruff and mypy
+	@$(RUN) -m ruff check .
+	@$(RUN) -m mypy
+
+bench: $(SETUP) ## the benchmarks, quickly, in this environment
+	@$(RUN) -m pip install -q -e '.[bench]'
+	@$(RUN) -m asv run --python=same --quick
+
+clean: ## remove the virtual environment and everything built
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .asv
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

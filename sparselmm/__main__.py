@@ -1,0 +1,5 @@
+"""`python -m sparselmm` is the command `sparselmm`."""
+
+from .cli import app
+
+app()
