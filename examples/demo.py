@@ -25,7 +25,8 @@ def main() -> None:
     show("Reaction times after days without sleep", "Reaction ~ 1 + Days + (1 + Days | Subject)", "sleepstudy")
     show("Strength of a paste in casks in batches", "strength ~ 1 + (1 | batch/cask)", "Pastes")
 
-    picture = Path("lecturers.png").resolve()
+    picture = Path("build/lecturers.png").resolve()
+    picture.parent.mkdir(exist_ok=True)
     axes = plots.caterpillar(ratings, "d")
     axes.figure.savefig(picture, dpi=150, bbox_inches="tight")
     print(f"\nCaterpillar plot of the lecturers: {picture}")
