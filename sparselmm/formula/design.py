@@ -1,0 +1,158 @@
+"""Model matrices by formulaic, for the fixed part and the left sides of bars, with the encoding kept for new rows."""
+
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import formulaic
+import numpy as np
+import pandas as pd
+from formulaic.errors import DataMismatchWarning, FormulaicError
+from formulaic.formula import SimpleFormula
+from formulaic.parser.types import Factor, Term
+from formulaic.transforms import TRANSFORMS
+from formulaic.utils.layered_mapping import LayeredMapping
+from formulaic.utils.stateful_transforms import stateful_eval
+
+from .._errors import DataError, SparselmmError
+from .._typing import FloatArray
+from .table import kind_of
+from .tokens import Expr
+
+_EVALUATION_ERRORS = (FormulaicError, SyntaxError, TypeError, ValueError, LookupError, NameError, AttributeError)
+
+
+@dataclass(frozen=True, slots=True)
+class Design:
+    """Columns that formulaic makes of a formula, and how it made them.
+
+    columns: what it reads of a table. spec: formulaic's, None where there is no term. names: (p,) of the columns.
+    """
+
+    columns: tuple[str, ...]
+    spec: formulaic.ModelSpec | None
+    names: tuple[str, ...]
+
+    def matrix(self, frame: pd.DataFrame, context: Mapping[str, Any]) -> FloatArray:
+        """The same columns for the rows of `frame`, shape (n, p)."""
+        if self.spec is None or len(frame) == 0:
+            return np.empty((len(frame), len(self.names)))
+        with _clear_errors(" + ".join(self.term_names())):
+            made = self.spec.get_model_matrix(_numbers(frame, self.columns), context=context)
+        return _checked(np.asarray(made), self.names)
+
+    def term_names(self) -> tuple[str, ...]:
+        """Terms of the formula, the intercept as `1`."""
+        return () if self.spec is None else tuple(str(s.term) for s in self.spec.structure)
+
+    def is_scalar(self) -> bool:
+        """Whether every term is one numeric column."""
+        return self.spec is None or all(
+            len(s.columns) == 1 and not _has_factor(self.spec, s.term) for s in self.spec.structure
+        )
+
+
+def make_design(
+    terms: SimpleFormula, columns: Sequence[str], frame: pd.DataFrame, context: Mapping[str, Any]
+) -> tuple[Design, FloatArray]:
+    """Encode `terms` for the rows of `frame`: the design and its matrix (n, p).
+
+    Errors: DataError where the columns cannot be evaluated or come out infinite or missing.
+    """
+    if len(terms) == 0:
+        return Design((), None, ()), np.empty((len(frame), 0))
+    with _clear_errors(" + ".join(map(str, terms))):
+        made = terms.get_model_matrix(_numbers(frame, columns), context=context, na_action="ignore", output="numpy")
+    spec = made.model_spec
+    design = Design(tuple(columns), spec, tuple(spec.column_names))
+    return design, _checked(np.asarray(made), design.names)
+
+
+def read_terms(text: str, expr: Expr) -> SimpleFormula:
+    """The terms of a formula's right side; FormulaError that underlines `expr`."""
+    try:
+        terms = formulaic.Formula(text)
+    except _EVALUATION_ERRORS as error:
+        raise expr.error(f"'{expr.text}' cannot be read: {str(error).splitlines()[0].split('. ')[0]}") from error
+    if not isinstance(terms, SimpleFormula):
+        raise expr.error(f"'{expr.text}' is not a sum of terms")
+    return terms
+
+
+def split_terms(terms: SimpleFormula) -> list[SimpleFormula]:
+    """One formula for each term, without intercept unless it is the intercept."""
+    return [SimpleFormula([term]) for term in terms]
+
+
+def evaluate(
+    text: str, expr: Expr, frame: pd.DataFrame, context: Mapping[str, Any], state: dict[str, Any]
+) -> FloatArray:
+    """A numeric expression (response, offset) for the rows of `frame`, shape (n,).
+
+    state: what stateful transforms such as `scale` keep from the first call to the next.
+    Errors: FormulaError where it is no Python, DataError where it fails, is not numeric, or is no single column.
+    """
+    values = frame[expr.single] if expr.single in frame else _python(text, expr, frame, context, state)
+    array = np.asarray(values)
+    if array.dtype.kind not in "iuf":
+        raise DataError(
+            f"'{expr.text}' is not numeric, it holds {kind_of(values)}: make a column of numbers of it first"
+        )
+    if array.shape not in ((), (len(frame),)):
+        raise DataError(f"unequal lengths: '{expr.text}' has shape {array.shape} for {len(frame)} rows")
+    return np.full(len(frame), array, dtype=np.float64)
+
+
+def _python(text: str, expr: Expr, frame: pd.DataFrame, context: Mapping[str, Any], state: dict[str, Any]) -> Any:
+    columns = dict(_numbers(frame, list(frame)).items())
+    names = LayeredMapping(LayeredMapping(columns, name="data"), context, TRANSFORMS)
+    with _clear_errors(expr.text):
+        try:
+            values = stateful_eval(text.strip(), names, {}, state, None)
+        except SyntaxError as error:
+            raise expr.error(f"'{expr.text}' cannot be read: {error.msg}") from error
+    return getattr(values, "__wrapped__", values)
+
+
+@contextmanager
+def _clear_errors(what: str) -> Iterator[None]:
+    """Turn whatever an evaluation stumbles over into a DataError; values such as log(-1) are checked afterwards."""
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("error", DataMismatchWarning)
+            yield
+    except SparselmmError:
+        raise
+    except DataMismatchWarning as error:
+        unseen = re.sub(r"np\.\w+\((.*?)\)", r"\1", str(error).partition("dataset): ")[2].partition(". They")[0])
+        raise DataError(f"'{what}': levels that were not in the data of the fit: {unseen}") from error
+    except _EVALUATION_ERRORS as error:
+        raise DataError(f"'{what}' cannot be evaluated: {error}") from error
+
+
+def _numbers(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """The columns with integers as floats: int64 powers overflow without a word."""
+    whole = {c: np.float64 for c in columns if frame[c].dtype.kind in "iu"}
+    return frame[list(columns)].astype(whole)
+
+
+def _has_factor(spec: formulaic.ModelSpec, term: Term) -> bool:
+    kinds = [spec.encoder_state[f.expr][0] for f in term.factors if f.expr in spec.encoder_state]
+    return Factor.Kind.CATEGORICAL in kinds
+
+
+def _checked(matrix: Any, names: Sequence[str]) -> FloatArray:
+    if matrix.dtype.kind not in "biuf":
+        raise DataError(f"{', '.join(names)}: not numeric ({matrix.dtype})")
+    out = np.ascontiguousarray(matrix, dtype=np.float64)
+    if not np.isfinite(out).all():
+        bad = (~np.isfinite(out)).sum(axis=0)
+        j = int(np.argmax(bad > 0))
+        raise DataError(
+            f"'{names[j]}': {bad[j]} of {len(out)} values are infinite or missing after the transformation; "
+            "drop or mend these rows"
+        )
+    return out

@@ -1,0 +1,268 @@
+"""Formula and table -> ModelSpec, and the encoding that gives new rows the same columns."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from .._errors import DataError
+from .._typing import AnyArray, FloatArray, IntArray
+from ..terms import GroupingFactor, ModelSpec, RandomTerm
+from .design import Design, SimpleFormula, evaluate, make_design, read_terms, split_terms
+from .groups import GroupCoder, code_new_column, code_new_rows
+from .names import columns_of, evaluation_context, known_names, quote_columns
+from .parse import Bar, ParsedFormula, parse
+from .table import Rows, as_vector, kind_of, numeric_column, open_table, read_rows
+from .tokens import Expr
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetEncoding:
+    """An offset() of the formula: its expression, the columns it reads, what its transforms keep."""
+
+    expr: Expr
+    text: str
+    columns: tuple[str, ...]
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class TermEncoding:
+    """A random term: its group columns and levels; `design` of the left side, None where that is just 1."""
+
+    group: tuple[str, ...]
+    levels: GroupingFactor
+    design: Design | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoding:
+    """How a table became a ModelSpec: the same for new rows.
+
+    categories: levels of each column, None for one of numbers. offset_column: offset= where it was a column;
+    offset_given: whether it was an array, which new rows do not have.
+    """
+
+    fixed_design: Design
+    terms: tuple[TermEncoding, ...]
+    offsets: tuple[OffsetEncoding, ...]
+    categories: Mapping[str, pd.Index | None]
+    context: Mapping[str, Any]
+    offset_column: str | None = None
+    offset_given: bool = False
+
+    def fixed(self, newdata: Any) -> FloatArray:
+        """X of the rows of `newdata`, shape (n, p); NaN in a row that lacks a value.
+
+        Errors: DataError for a column that is not there, or a level that the fit has not seen.
+        """
+        return self._encode(self.fixed_design, newdata)
+
+    def random(self, newdata: Any) -> list[tuple[IntArray, FloatArray | None]]:
+        """For each term the levels of the rows (n,), -1 where unknown or missing, and the columns (n, r) or None."""
+        table = open_table(newdata)
+        coded = {(t.group, j): self._part(table, t, j) for t in self.terms for j in range(len(t.group))}
+        out = []
+        for term in self.terms:
+            codes = code_new_rows(term.levels, [coded[term.group, j] for j in range(len(term.group))])
+            out.append((codes, None if term.design is None else self._encode(term.design, table)))
+        return out
+
+    def offset(self, newdata: Any) -> FloatArray:
+        """Sum of the offsets of the rows of `newdata`, shape (n,); NaN in a row that lacks a value."""
+        if self.offset_given:
+            raise DataError("offset= was an array, which new rows do not have: fit with a column, or offset(column)")
+        table = open_table(newdata)
+        total = np.zeros(len(table))
+        if self.offset_column is not None:
+            total += numeric_column(table, self.offset_column, "offset")
+        for offset in self.offsets:
+            rows = self._rows(table, offset.columns)
+            values = evaluate(offset.text, offset.expr, rows.frame, self.context, offset.state)
+            total += _spread(values, rows)
+        return total
+
+    def _encode(self, design: Design, newdata: Any) -> FloatArray:
+        rows = self._rows(open_table(newdata), design.columns)
+        return _spread(design.matrix(rows.frame, self.context), rows)
+
+    def _rows(self, table: Any, columns: Sequence[str]) -> Rows:
+        rows = read_rows(table, columns)
+        for column in columns:
+            rows.frame[column] = _same_kind(rows.frame[column], self.categories[column])
+        return rows
+
+    def _part(self, table: Any, term: TermEncoding, j: int) -> IntArray:
+        column = term.group[j]
+        rows = read_rows(table, [column], group_columns=[column])
+        out = np.full(len(rows.keep), -1, dtype=np.int64)
+        out[rows.keep] = code_new_column(term.levels.parts[j], rows.frame[column])
+        return out
+
+
+def build_spec(
+    formula: str,
+    data: Any,
+    *,
+    weights: str | ArrayLike | None = None,
+    offset: str | ArrayLike | None = None,
+    context: Mapping[str, Any] | None = None,
+) -> ModelSpec:
+    """The model that `formula` describes for the rows of `data`.
+
+    data: a table that narwhals reads (pandas, polars, pyarrow). weights, offset: a column name or an array of
+    len(data). context: further names for the formula. Rows with a missing value in anything that is used are
+    dropped and counted. Errors: FormulaError (the place underlined), DataError (the column named), ModelError.
+    """
+    return _Builder(formula, data, evaluation_context(context)).build(weights, offset)
+
+
+@dataclass(frozen=True, slots=True)
+class _LeftSide:
+    """The left side of a bar; design and columns (n, r) are None where it is just 1."""
+
+    terms: SimpleFormula
+    structure: str
+    label: str
+    design: Design | None
+    columns: FloatArray | None
+
+    def random_term(self, levels: GroupingFactor) -> RandomTerm:
+        effects = self.design.names if self.design else ()
+        return RandomTerm(levels.codes, self.structure, self.columns, effects, levels.name, levels, label=self.label)
+
+
+class _Builder:
+    """The steps from text and table to ModelSpec."""
+
+    def __init__(self, formula: str, data: Any, context: dict[str, Any]):
+        self.context, self.known = context, known_names(context)
+        self.parsed: ParsedFormula = parse(formula, self.known)
+        self.table = open_table(data)
+        if len(self.table) == 0:
+            raise DataError("the table has no rows")
+
+    def build(self, weights: str | ArrayLike | None, offset: str | ArrayLike | None) -> ModelSpec:
+        given = {"weights": weights, "offset": offset}
+        arrays = {what: self._array(values, what) for what, values in given.items() if values is not None}
+        rows = self._read(arrays)
+        fixed, X = self._design(self.parsed.fixed, rows.frame)
+        pairs = list(self._terms(rows.frame))
+        offsets = tuple(self._offset(expr) for expr in self.parsed.offsets)
+        response = self.parsed.response
+        return ModelSpec(
+            y=evaluate(self._text(response), response, rows.frame, self.context, {}),
+            X=X,
+            fixed_names=fixed.names,
+            terms=tuple(term for term, _ in pairs),
+            weights=rows.arrays.get("weights"),
+            offset=self._total_offset(offsets, rows),
+            response=response.single or self.parsed.text[response.start : response.end],
+            formula=self.parsed.text,
+            n_dropped=rows.n_dropped,
+            encoding=Encoding(
+                fixed,
+                tuple(encoding for _, encoding in pairs),
+                offsets,
+                {c: _categories(rows.frame[c]) for c in rows.frame},
+                self.context,
+                offset if isinstance(offset, str) else None,
+                offset is not None and not isinstance(offset, str),
+            ),
+        )
+
+    def _array(self, values: str | ArrayLike, what: str) -> FloatArray:
+        if isinstance(values, str):
+            return numeric_column(self.table, values, what)
+        return as_vector(values, len(self.table), what)
+
+    def _read(self, arrays: Mapping[str, FloatArray]) -> Rows:
+        parsed = self.parsed
+        expressions = [parsed.response, parsed.fixed, *parsed.offsets, *(bar.left for bar in parsed.bars)]
+        model = [column for expr in expressions for column in self._columns(expr)]
+        groups = [column for bar in parsed.bars for group in bar.groups for column in group]
+        rows = read_rows(self.table, list(dict.fromkeys(model + groups)), arrays, set(groups) - set(model))
+        rows.need_some()
+        return rows
+
+    def _columns(self, expr: Expr) -> list[str]:
+        return columns_of(expr, self.table.columns, self.known)
+
+    def _text(self, expr: Expr) -> str:
+        return quote_columns(expr, self.table.columns)
+
+    def _design(self, expr: Expr, frame: pd.DataFrame) -> tuple[Design, FloatArray]:
+        terms = read_terms(self._text(expr), expr)
+        return make_design(terms, self._columns(expr), frame, self.context)
+
+    def _terms(self, frame: pd.DataFrame) -> Iterator[tuple[RandomTerm, TermEncoding]]:
+        coder = GroupCoder(frame)
+        seen = set()
+        for bar in self.parsed.bars:
+            for side in self._left_sides(bar, frame):
+                for group in bar.groups:
+                    if (key := (frozenset(side.terms), frozenset(group))) in seen:
+                        raise bar.error(f"the random term ({side.label} | {':'.join(group)}) is there twice")
+                    seen.add(key)
+                    levels = coder.factor(group)
+                    yield side.random_term(levels), TermEncoding(group, levels, side.design)
+
+    def _left_sides(self, bar: Bar, frame: pd.DataFrame) -> Iterator[_LeftSide]:
+        """One left side; several where `||` parts a factor from the rest, as in lme4."""
+        terms = read_terms(self._text(bar.left), bar.left)
+        if len(terms) == 0:
+            raise bar.left.error("no effect is left before the bar")
+        side = self._left_side(terms, "diag" if bar.uncorrelated else bar.word or "us", bar, frame)
+        if bar.uncorrelated and side.design and not side.design.is_scalar():
+            for term in split_terms(terms):
+                yield self._left_side(term, "us", bar, frame)
+        else:
+            yield side
+
+    def _left_side(self, terms: SimpleFormula, structure: str, bar: Bar, frame: pd.DataFrame) -> _LeftSide:
+        texts = [str(term) for term in terms]
+        label = " + ".join(texts if "1" in texts else ["0", *texts])
+        if bar.word not in ("", "us"):
+            label = label.removeprefix("0 + ")
+        if texts == ["1"]:
+            return _LeftSide(terms, structure, label, None, None)
+        design, columns = make_design(terms, self._columns(bar.left), frame, self.context)
+        return _LeftSide(terms, structure, label, design, columns)
+
+    def _offset(self, expr: Expr) -> OffsetEncoding:
+        return OffsetEncoding(expr, self._text(expr), tuple(self._columns(expr)))
+
+    def _total_offset(self, offsets: Sequence[OffsetEncoding], rows: Rows) -> FloatArray | None:
+        parts = [evaluate(o.text, o.expr, rows.frame, self.context, o.state) for o in offsets]
+        if "offset" in rows.arrays:
+            parts.append(rows.arrays["offset"])
+        return sum(parts[1:], start=parts[0]) if parts else None
+
+
+def _categories(values: pd.Series) -> pd.Index | None:
+    return values.cat.categories if isinstance(values.dtype, pd.CategoricalDtype) else None
+
+
+def _same_kind(values: pd.Series, categories: pd.Index | None) -> pd.Series:
+    """`values` with the categories of the fit; DataError where that cannot be."""
+    if categories is None:
+        if isinstance(values.dtype, pd.CategoricalDtype) and len(values):
+            raise DataError(f"column '{values.name}' held numbers in the fit and holds {kind_of(values)} now")
+        return values
+    unseen = [level for level in values.unique().tolist() if level not in categories]
+    if unseen:
+        raise DataError(
+            f"column '{values.name}': level {unseen[0]!r} was not in the data of the fit, which had "
+            f"{', '.join(map(repr, categories[:10]))}{', ...' if len(categories) > 10 else ''}"
+        )
+    return pd.Series(pd.Categorical(values, categories=categories), name=values.name)
+
+
+def _spread(values: AnyArray, rows: Rows) -> FloatArray:
+    """`values` of the complete rows at their places among all rows, NaN elsewhere."""
+    out = np.full((len(rows.keep), *values.shape[1:]), np.nan)
+    out[rows.keep] = values
+    return out

@@ -1,0 +1,178 @@
+"""Read the columns that a formula uses, from any table, into pandas columns of three kinds.
+
+Numbers become float64 or integers, true/false stays boolean, everything else is a categorical without unused
+levels (text and the like with sorted levels), so that what follows never depends on where the table came from.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import narwhals.stable.v2 as nw
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from .._errors import DataError
+from .._typing import BoolArray, FloatArray
+from .names import unknown_column
+
+_DATES = "mM"
+_KINDS = dict.fromkeys("iuf", "numbers") | dict.fromkeys(_DATES, "dates") | {"b": "true/false values"}
+_PLAIN = {"b": np.bool_, "i": np.int64, "u": np.uint64, "f": np.float64}
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows without missing values: the columns used, and which of the table's rows they are.
+
+    frame: the columns, index 0 ... n-1. keep: for every row of the table whether it is here.
+    arrays: what was given beside the table (weights, offset), the same rows.
+    missing: how many values each column or array lacks.
+    """
+
+    frame: pd.DataFrame
+    keep: BoolArray
+    arrays: Mapping[str, FloatArray]
+    missing: Mapping[str, int]
+
+    @property
+    def n_dropped(self) -> int:
+        """Rows with a missing value in a column or array that is used."""
+        return len(self.keep) - int(self.keep.sum())
+
+    def need_some(self) -> None:
+        """DataError when no row is left, with the column that lacks most values."""
+        if len(self.frame) == 0:
+            worst = max(self.missing, key=lambda what: self.missing[what])
+            raise DataError(
+                f"nothing left to fit: all {self.n_dropped} rows have missing values; most are in '{worst}' "
+                f"({self.missing[worst]} of {len(self.keep)})"
+            )
+
+
+def open_table(data: Any) -> nw.DataFrame[Any]:
+    """`data` as a narwhals frame; DataError for anything that is no table with names for its columns."""
+    try:
+        frame = nw.from_native(data, eager_only=True)
+    except TypeError as error:
+        lazy = "; collect it first" if hasattr(data, "collect") else ""
+        kind = f"{type(data).__module__}.{type(data).__qualname__}"
+        raise DataError(f"data must be a table (pandas, polars or pyarrow), not {kind}{lazy}") from error
+    except nw.exceptions.DuplicateError as error:
+        twice = ", ".join(line.removeprefix("- ") for line in str(error).splitlines()[1:4])
+        raise DataError(f"columns of the table have the same name ({twice}): rename them") from error
+    odd = [c for c in frame.columns if not isinstance(c, str)]
+    if odd:
+        raise DataError(f"{len(odd)} column names are not text, the first is {odd[0]!r}: rename these columns")
+    return frame
+
+
+def read_rows(
+    table: nw.DataFrame[Any],
+    columns: Sequence[str],
+    arrays: Mapping[str, FloatArray] | None = None,
+    group_columns: Collection[str] = (),
+) -> Rows:
+    """The rows of `table` that have a value in every one of `columns` and `arrays`.
+
+    group_columns: columns that only group, which may hold dates. Errors: DataError, naming the column, for infinite
+    values, dates as a covariate, or a column that is not there; nothing left is not an error here.
+    """
+    for column in columns:
+        if column not in table.columns:
+            raise unknown_column(column, table.columns)
+    arrays = arrays or {}
+    missing = {c: _missing(table.get_column(c)) for c in columns}
+    missing |= {what: np.isnan(values) for what, values in arrays.items()}
+    keep = np.ones(len(table), dtype=np.bool_)
+    for gaps in missing.values():
+        keep &= ~gaps
+    used = table.select(list(columns))
+    if columns and not keep.all():
+        used = used[np.flatnonzero(keep)]
+    if not keep.all():
+        arrays = {what: values[keep] for what, values in arrays.items()}
+    frame = {c: _column(used.get_column(c), c in group_columns) for c in columns}
+    counts = {what: int(gaps.sum()) for what, gaps in missing.items()}
+    return Rows(pd.DataFrame(frame, index=range(int(keep.sum())), copy=False), keep, arrays, counts)
+
+
+def as_vector(values: ArrayLike, n: int, what: str) -> FloatArray:
+    """`values` as n floats; DataError naming `what` where it cannot be."""
+    try:
+        out = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{what} must be a column name or {n} numbers: {error}") from error
+    if out.shape != (n,):
+        raise DataError(f"unequal lengths: {what} has shape {out.shape}, the table has {n} rows")
+    return out
+
+
+def numeric_column(table: nw.DataFrame[Any], column: str, what: str) -> FloatArray:
+    """A column of `table` as floats, missing values as NaN; DataError if it is not there or holds no numbers."""
+    rows = read_rows(table, [column])
+    values = rows.frame[column]
+    if values.dtype.kind not in "iuf":
+        raise DataError(f"{what}: column '{column}' holds {kind_of(values)}, not numbers")
+    out = np.full(len(rows.keep), np.nan)
+    out[rows.keep] = values
+    return out
+
+
+def kind_of(values: Any) -> str:
+    """What a column or an array holds, in words."""
+    kind = values.dtype.kind if hasattr(values, "dtype") else np.asarray(values).dtype.kind
+    return _KINDS.get(kind, "text or categories")
+
+
+def _missing(series: nw.Series[Any]) -> BoolArray:
+    gaps = series.is_null().to_numpy().astype(np.bool_)
+    if series.dtype.is_float():
+        gaps |= series.is_nan().fill_null(False).to_numpy().astype(np.bool_)
+    return gaps
+
+
+def _column(series: nw.Series[Any], only_groups: bool) -> pd.Series:
+    name = series.name
+    values = _to_pandas(series).reset_index(drop=True)
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return values.cat.remove_unused_categories()
+    if values.dtype.kind == "O" or pd.api.types.is_string_dtype(values.dtype):
+        values = _from_objects(values, name)
+    if values.dtype.kind in _PLAIN:
+        values = values.astype(_PLAIN[values.dtype.kind])
+    if values.dtype.kind == "f":
+        infinite = int(np.isinf(values.to_numpy()).sum())
+        if infinite:
+            raise DataError(f"column '{name}' has {infinite} infinite values: drop or mend these rows")
+    if values.dtype.kind in _DATES and not only_groups:
+        raise DataError(f"column '{name}' holds dates: make numbers of them first, such as days since the start")
+    if values.dtype.kind == "c":
+        raise DataError(f"column '{name}' holds complex numbers")
+    return values
+
+
+def _to_pandas(series: nw.Series[Any]) -> pd.Series:
+    if not series.implementation.is_polars():
+        return series.to_pandas()
+    if isinstance(series.dtype, nw.Enum):
+        return pd.Series(pd.Categorical(series.to_list(), categories=list(series.dtype.categories)))
+    if series.dtype in (nw.String, nw.Categorical):
+        return pd.Series(np.array(series.to_list(), dtype=object), dtype=object)
+    return pd.Series(series.to_numpy())
+
+
+def _from_objects(values: pd.Series, name: str) -> pd.Series:
+    kind = "string" if values.dtype.kind != "O" else pd.api.types.infer_dtype(values, skipna=False)
+    if kind in ("decimal", "integer", "floating", "mixed-integer-float"):
+        return values.astype(np.float64 if kind != "integer" else np.int64)
+    if kind == "boolean":
+        return values.astype(np.bool_)
+    if kind in ("date", "datetime"):
+        return pd.to_datetime(values)
+    try:
+        codes, levels = pd.factorize(values, sort=True)
+    except TypeError as error:
+        raise DataError(f"column '{name}' holds values that cannot be sorted into levels: {error}") from error
+    return pd.Series(pd.Categorical.from_codes(codes, categories=levels))
