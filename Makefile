@@ -23,6 +23,7 @@ lint: $(SETUP) ## ruff and mypy
 
 bench: $(SETUP) ## the benchmarks, quickly, in this environment
 	@$(RUN) -m pip install -q -e '.[bench]'
+	@$(RUN) -m asv machine --yes
 	@$(RUN) -m asv run --python=same --quick
 
 clean: ## remove the virtual environment and everything built
