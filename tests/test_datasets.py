@@ -2,7 +2,7 @@
 
 import hashlib
 import lzma
-import time
+import timeit
 
 import numpy as np
 import pandas as pd
@@ -87,10 +87,7 @@ def test_hash_of_a_shipped_data_set(name):
 
 
 def test_insteval_loads_quickly():
-    load_dataset("InstEval")
-    started = time.perf_counter()
-    load_dataset("InstEval")
-    assert time.perf_counter() - started < LOAD_SECONDS
+    assert min(timeit.repeat(lambda: load_dataset("InstEval"), number=1, repeat=3)) < LOAD_SECONDS
 
 
 def test_names_may_be_in_any_case():
