@@ -137,7 +137,8 @@ def _column(series: nw.Series[Any], only_groups: bool) -> pd.Series:
     name = series.name
     values = _to_pandas(series).reset_index(drop=True)
     if isinstance(values.dtype, pd.CategoricalDtype):
-        return values.cat.remove_unused_categories()
+        used = values.cat.remove_unused_categories()
+        return used.cat.rename_categories(used.cat.categories.tolist())
     if values.dtype.kind == "O" or pd.api.types.is_string_dtype(values.dtype):
         values = _from_objects(values, name)
     if values.dtype.kind in _PLAIN:
@@ -154,6 +155,8 @@ def _column(series: nw.Series[Any], only_groups: bool) -> pd.Series:
 
 
 def _to_pandas(series: nw.Series[Any]) -> pd.Series:
+    if series.implementation.is_pyarrow():
+        return series.to_native().to_pandas()  # keeps the order of a dictionary, unlike series.to_pandas()
     if not series.implementation.is_polars():
         return series.to_pandas()
     if isinstance(series.dtype, nw.Enum):
@@ -175,4 +178,4 @@ def _from_objects(values: pd.Series, name: str) -> pd.Series:
         codes, levels = pd.factorize(values, sort=True)
     except TypeError as error:
         raise DataError(f"column '{name}' holds values that cannot be sorted into levels: {error}") from error
-    return pd.Series(pd.Categorical.from_codes(codes, categories=levels))
+    return pd.Series(pd.Categorical.from_codes(codes, categories=levels.tolist()))
