@@ -15,7 +15,7 @@ from ._errors import ModelError
 from ._typing import FloatArray, IntArray
 from .engines import Pattern
 from .kernels.blocks import add_product, add_scaled, locate
-from .kernels.pairs import pair_codes
+from .kernels.codes import pair_codes
 from .kernels.crossproducts import level_blocks, level_sums, pair_blocks, spread
 from .terms import ModelSpec, RandomTerm
 
@@ -185,10 +185,10 @@ class _Design:
             values = np.zeros((len(levels), ra, ra))
             level_blocks(self.term.Z, self.columns, self.weights, values)
             return Block(k, j, levels, levels, values)
-        pair, members = pair_codes(self.term.Z, other.term.Z, self.term.n_levels, other.term.n_levels)
-        values = np.zeros((len(members), ra, rb))
+        pair, row = pair_codes(self.term.Z, self.term.n_levels, other.term.Z, other.term.n_levels)
+        values = np.zeros((len(row), ra, rb))
         pair_blocks(pair, self.columns, other.columns, self.weights, values)
-        return Block(k, j, members[:, 0].copy(), members[:, 1].copy(), values)
+        return Block(k, j, self.term.Z[row], other.term.Z[row], values)
 
     def _cross_sparse(self, other: "_Design", k: int, j: int) -> Block:
         ra, rb = self.term.n_effects, other.term.n_effects

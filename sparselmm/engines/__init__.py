@@ -1,5 +1,5 @@
 """Engines: how log|M|, solves and selected inverses are computed."""
 
-from .base import Engine, Pattern
+from .base import ENGINES, Engine, Pattern, make_engine
 
-__all__ = ["Engine", "Pattern"]
+__all__ = ["ENGINES", "Engine", "Pattern", "make_engine"]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+from .._errors import EngineError
 from .._typing import FloatArray, IntArray
 
 
@@ -42,3 +43,15 @@ class Engine(Protocol):
 
     def selected_inverse(self, rows: IntArray, cols: IntArray) -> FloatArray:
         """Entries (rows, cols), rows >= cols, of M^-1; each must lie on the pattern of M."""
+
+
+ENGINES = ("auto", "cholmod", "dense")
+
+
+def make_engine(name: str, pattern: Pattern) -> Engine:
+    """The engine for M that `name` asks for; "auto" is cholmod. EngineError for an unknown name."""
+    if name not in ("auto", "cholmod"):
+        raise EngineError(f"unknown engine '{name}': known are {', '.join(ENGINES)}")
+    from .cholmod import Cholmod
+
+    return Cholmod(pattern)

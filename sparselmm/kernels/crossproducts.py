@@ -3,7 +3,6 @@
 Z of a term is never formed: row i has the values `columns[i]` in the columns of level `codes[i]`.
 """
 
-import numpy as np
 from numba import njit
 
 from .._typing import FloatArray, IntArray

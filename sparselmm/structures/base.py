@@ -43,8 +43,8 @@ class Covariance(Protocol):
         `basis` (r x r, lower triangular) turns the effects into ones of unit size: G -> basis G basis'.
         """
 
-    def nearest(self, cov: FloatArray) -> FloatArray:
-        """theta of a member close to `cov` (r x r, positive semi-definite): a start, or the end of an EM step."""
+    def nearest(self, root: FloatArray) -> FloatArray:
+        """theta of a member close to root root' (root r x c): a start, or the end of an EM step."""
 
     def natural_names(self, effects: tuple[str, ...], group: str) -> tuple[str, ...]:
         """Names on the natural scale: `sd_...` (relative to sigma until multiplied) and `cor_...`."""
@@ -54,6 +54,9 @@ class Covariance(Protocol):
 
     def from_natural(self, natural: FloatArray) -> FloatArray:
         """Inverse of `to_natural`; ModelError where no covariance matrix has these values."""
+
+    def edges(self, theta: FloatArray, size: float) -> list[FloatArray]:
+        """theta with what is smaller than `size` put to exactly zero: candidates at the edge, none where none is near."""
 
     def canonical(self, theta: FloatArray) -> FloatArray:
         """The representative of `theta` with the same G that is reported (diagonals of T >= 0)."""
@@ -96,6 +99,12 @@ def make_covariance(word: str, n_effects: int, label: str = "") -> Covariance:
         known = ", ".join(sorted(_COVARIANCES))
         raise ModelError(f"unknown structure '{word}': known are {known}")
     return _COVARIANCES[word](n_effects, label)
+
+
+def zeroed(theta: FloatArray, size: float) -> list[FloatArray]:
+    """The one candidate of a structure whose coordinates are all even about zero."""
+    small = (np.abs(theta) < size) & (theta != 0.0)
+    return [np.where(small, 0.0, theta)] if small.any() else []
 
 
 def correlations(cov: FloatArray) -> FloatArray:

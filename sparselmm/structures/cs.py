@@ -8,7 +8,7 @@ import numpy as np
 
 from .._errors import ModelError
 from .._typing import FloatArray
-from .base import correlations, register_covariance
+from .base import correlations, register_covariance, zeroed
 
 
 def _need_two(word: str, n_effects: int) -> None:
@@ -46,7 +46,8 @@ class CompoundSymmetry:
     def scaling(self, basis: FloatArray) -> FloatArray:
         return np.eye(2) * np.linalg.norm(basis) / np.sqrt(self.n_effects)
 
-    def nearest(self, cov: FloatArray) -> FloatArray:
+    def nearest(self, root: FloatArray) -> FloatArray:
+        cov = root @ root.T
         total, trace = cov.sum() / self.n_effects, np.trace(cov)
         return np.sqrt(np.maximum([(trace - total) / (self.n_effects - 1), total], 0.0))
 
@@ -63,6 +64,9 @@ class CompoundSymmetry:
         if not -1.0 / (r - 1) <= cor <= 1.0:
             raise ModelError(f"cor_{self.label} = {cor:g}: with {r} effects it lies between {-1 / (r - 1):.4g} and 1")
         return sd * np.sqrt([1.0 - cor, 1.0 + (r - 1) * cor])
+
+    def edges(self, theta: FloatArray, size: float) -> list[FloatArray]:
+        return zeroed(theta, size)
 
     def canonical(self, theta: FloatArray) -> FloatArray:
         return np.abs(theta)
@@ -116,7 +120,8 @@ class HeterogeneousCompoundSymmetry:
     def scaling(self, basis: FloatArray) -> FloatArray:
         return np.diag(np.append(np.linalg.norm(basis, axis=0), 1.0))
 
-    def nearest(self, cov: FloatArray) -> FloatArray:
+    def nearest(self, root: FloatArray) -> FloatArray:
+        cov = root @ root.T
         sd = np.sqrt(np.maximum(np.diag(cov), 0.0))
         r = self.n_effects
         off = np.nan_to_num(correlations(cov))[np.triu_indices(r, 1)]
@@ -133,6 +138,9 @@ class HeterogeneousCompoundSymmetry:
         if not -1.0 / (r - 1) <= cor <= 1.0:
             raise ModelError(f"cor_{self.label} = {cor:g}: with {r} effects it lies between {-1 / (r - 1):.4g} and 1")
         return np.append(natural[:-1], np.arcsin(np.sqrt((1.0 - cor) * (r - 1) / r)))
+
+    def edges(self, theta: FloatArray, size: float) -> list[FloatArray]:
+        return zeroed(theta, size)
 
     def canonical(self, theta: FloatArray) -> FloatArray:
         return np.append(np.abs(theta[:-1]), np.arccos(np.abs(np.cos(theta[-1]))))

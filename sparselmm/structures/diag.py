@@ -3,7 +3,7 @@
 import numpy as np
 
 from .._typing import FloatArray
-from .base import register_covariance
+from .base import register_covariance, zeroed
 
 
 class Diagonal:
@@ -27,8 +27,8 @@ class Diagonal:
     def scaling(self, basis: FloatArray) -> FloatArray:
         return np.diag(np.linalg.norm(basis, axis=0))
 
-    def nearest(self, cov: FloatArray) -> FloatArray:
-        return np.sqrt(np.maximum(np.diag(cov), 0.0))
+    def nearest(self, root: FloatArray) -> FloatArray:
+        return np.linalg.norm(root, axis=1)
 
     def natural_names(self, effects: tuple[str, ...], group: str) -> tuple[str, ...]:
         return tuple(f"sd_{e}|{group}" for e in effects)
@@ -38,6 +38,9 @@ class Diagonal:
 
     def from_natural(self, natural: FloatArray) -> FloatArray:
         return natural.copy()
+
+    def edges(self, theta: FloatArray, size: float) -> list[FloatArray]:
+        return zeroed(theta, size)
 
     def canonical(self, theta: FloatArray) -> FloatArray:
         return np.abs(theta)

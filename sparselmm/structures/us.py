@@ -37,8 +37,8 @@ class Unstructured:
     def scaling(self, basis: FloatArray) -> FloatArray:
         return (basis @ self._units())[:, self._rows, self._cols].T
 
-    def nearest(self, cov: FloatArray) -> FloatArray:
-        return semidefinite_cholesky(cov)[self._rows, self._cols]
+    def nearest(self, root: FloatArray) -> FloatArray:
+        return self.canonical(np.asarray(np.linalg.qr(root.T, mode="r")).T[self._rows, self._cols])
 
     def natural_names(self, effects: tuple[str, ...], group: str) -> tuple[str, ...]:
         sds = [f"sd_{e}|{group}" for e in effects]
@@ -55,6 +55,14 @@ class Unstructured:
         cor[self._pairs()] = natural[r:]
         cor = np.maximum(cor, cor.T) + np.minimum(cor, cor.T) - np.eye(r)
         return (natural[:r, None] * semidefinite_cholesky(cor))[self._rows, self._cols]
+
+    def edges(self, theta: FloatArray, size: float) -> list[FloatArray]:
+        T = self.factor(theta)
+        no_effect = np.linalg.norm(T, axis=1) < size
+        no_rest = np.abs(np.diag(T)) < size
+        singular = np.where(np.diag(no_rest), 0.0, T)
+        candidates = [np.where(no_effect[:, None], 0.0, singular), singular]
+        return [c[self._rows, self._cols] for c in candidates if not np.array_equal(c, T)]
 
     def canonical(self, theta: FloatArray) -> FloatArray:
         T = self.factor(theta)

@@ -1,0 +1,129 @@
+"""The same criterion from n x n matrices: the oracle, and what users race a sparse fit against.
+
+Nothing numerical is shared with `likelihood`: V is built, factorised and differentiated as in a textbook.
+"""
+
+from typing import Any
+
+import numpy as np
+import scipy.linalg as sla
+import scipy.sparse as sp
+
+from ._typing import FloatArray
+from .engines.dense import DenseEvaluation, DenseMarginal, check_memory
+from .likelihood import Derivatives, Evaluation, Parameters
+from .terms import ModelSpec, RandomTerm
+
+
+class DenseLikelihood:
+    """-2 log-likelihood or REML criterion as a function of theta, by the marginal covariance V (n x n)."""
+
+    engine_name = "dense"
+
+    def __init__(self, spec: ModelSpec):
+        check_memory(spec.n, spec.q)
+        self.spec, self.parameters = spec, Parameters(spec)
+        self.engine_reason = f"V is {spec.n:,} x {spec.n:,}"
+        self.kept = _independent_columns(spec)
+        y = spec.y if spec.offset is None else spec.y - spec.offset
+        self._marginal = DenseMarginal(y, spec.X[:, self.kept], [_dense(t) for t in spec.terms], spec.weights)
+        self.n_evaluations = 0
+
+    def __call__(self, theta: FloatArray, *, reml: bool = True, sigma: float | None = None) -> Evaluation:
+        """The criterion and the estimates at theta (k,)."""
+        theta = self.parameters.check(theta)
+        e = self._evaluate(theta, (), reml, sigma)
+        b = tuple(x.reshape(t.n_levels, t.n_effects) for x, t in zip(e.b, self.spec.terms, strict=True))
+        return Evaluation(theta, e.deviance, e.sigma, e.r2, e.beta, b)
+
+    def derivatives(self, theta: FloatArray, *, reml: bool = True, sigma: float | None = None) -> Derivatives:
+        """Score, average information and curvature at theta."""
+        theta, k = self.parameters.check(theta), self.parameters.count
+        first, second, pairs = [], [], []
+        zipped = zip(self.parameters.structures, self.parameters.slices, self.spec.terms, strict=True)
+        for t, (structure, part, term) in enumerate(zipped):
+            first += [(t, _spread(term, G)) for G in structure.gradient(theta[part])]
+            for (i, j), G in _upper(structure.hessian(theta[part])):
+                second.append((t, _spread(term, G)))
+                pairs.append((part.start + i, part.start + j))
+        e = self._evaluate(theta, first, reml, sigma)
+        curvature = np.zeros((k, k))
+        for (i, j), value in zip(pairs, self._evaluate(theta, second, reml, sigma).gradient, strict=True):
+            curvature[i, j] = curvature[j, i] = value
+        information = e.ai_profiled if sigma is None else e.ai
+        return Derivatives(
+            e.gradient, information + curvature, information, e.gradient_logsigma2, e.ai_sigma, e.r2 / e.sigma**2
+        )  # fmt: skip
+
+    def vcov(self, theta: FloatArray, sigma: float) -> FloatArray:
+        """sigma^2 (X'V^-1X)^-1, (p, p)."""
+        return self._evaluate(self.parameters.check(theta), (), True, sigma).vcov_beta
+
+    def random_vcov(self, theta: FloatArray, sigma: float, *, prediction: bool) -> tuple[FloatArray, ...]:
+        """Covariance of each level's effects, (m, r, r): conditional on beta as in lme4, or of b_hat - b."""
+        marginal = self._marginal if prediction else self._without_fixed()
+        theta = self.parameters.check(theta)
+        e = marginal.evaluate(self._psi(theta), (), reml=False, sigma=sigma)
+        out = []
+        for term, cov in zip(self.spec.terms, e.b_cov, strict=True):
+            m, r = term.n_levels, term.n_effects
+            out.append(np.einsum("lalb->lab", cov.reshape(m, r, m, r)))
+        return tuple(out)
+
+    def scaling(self) -> FloatArray:
+        """Matrix S (k, k), x = S theta: coordinates of order one for an optimiser."""
+        blocks = []
+        for term, structure in zip(self.spec.terms, self.parameters.structures, strict=True):
+            gram = _dense(term).reshape(term.n_rows, term.n_levels, term.n_effects)
+            size = np.sqrt((gram**2).sum(axis=(0, 1)) / term.n_rows)
+            blocks.append(structure.scaling(np.diag(size)))
+        return sla.block_diag(*blocks) if blocks else np.zeros((0, 0))
+
+    def _psi(self, theta: FloatArray) -> list[FloatArray]:
+        factors = [s.factor(p) for s, p in zip(self.parameters.structures, self.parameters.parts(theta), strict=True)]
+        return [_spread(term, T @ T.T) for term, T in zip(self.spec.terms, factors, strict=True)]
+
+    def _evaluate(self, theta: FloatArray, dpsi: Any, reml: bool, sigma: float | None) -> DenseEvaluation:
+        self.n_evaluations += 1
+        return self._marginal.evaluate(self._psi(theta), dpsi, reml=reml, sigma=sigma)
+
+    def _without_fixed(self) -> DenseMarginal:
+        """The same with beta known: P becomes V^-1."""
+        none = np.zeros((self.spec.n, 0))
+        return DenseMarginal(self.spec.y, none, [_dense(t) for t in self.spec.terms], self.spec.weights)
+
+
+def _dense(term: RandomTerm) -> FloatArray:
+    """Z as a dense n x (m r) array."""
+    if sp.issparse(term.Z):
+        return np.asarray(term.Z.toarray())
+    n, r = term.n_rows, term.n_effects
+    Z = np.zeros((n, term.n_levels, r))
+    Z[np.arange(n), term.Z] = 1.0 if term.columns is None else term.columns
+    return Z.reshape(n, -1)
+
+
+def _spread(term: RandomTerm, G: FloatArray) -> FloatArray:
+    """I (x) G: the covariance of all levels."""
+    return np.kron(np.eye(term.n_levels), G)
+
+
+def _upper(hessian: FloatArray) -> list[tuple[tuple[int, int], FloatArray]]:
+    k = len(hessian)
+    return [((i, j), hessian[i, j]) for i in range(k) for j in range(i, k) if hessian[i, j].any()]
+
+
+def _independent_columns(spec: ModelSpec) -> Any:
+    """Columns of X outside the span of the earlier ones, by plain least squares on each in turn."""
+    weights = np.ones(spec.n) if spec.weights is None else spec.weights
+    X = spec.X * np.sqrt(weights)[:, None]
+    kept: list[int] = []
+    for j in range(X.shape[1]):
+        column = X[:, j] / max(np.linalg.norm(X[:, j]), np.finfo(float).tiny)
+        rest = column
+        if kept:
+            Q = np.linalg.qr(X[:, kept] / np.linalg.norm(X[:, kept], axis=0))[0]
+            rest = column - Q @ (Q.T @ column)
+        if np.linalg.norm(rest) > 1e-7:
+            kept.append(j)
+    return np.array(kept, dtype=np.int64)

@@ -1,0 +1,136 @@
+"""Likelihood + optimiser -> estimates: the start, the search, the comparison with the edge."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ._errors import EngineError, ModelError
+from ._typing import FloatArray
+from .charts import Chart, make_chart
+from .dense import DenseLikelihood
+from .likelihood import Derivatives, Evaluation, Likelihood
+from .optimize import Iteration, Optimum, Options, minimise, scaled_gradient
+from .start import starting_theta
+
+NEAR_EDGE = 1e-2  # scale parameters (unit-size effects) below this are compared with exactly zero
+SAME = 1e-9  # a deviance higher by no more than this, or this times 1e-3 of its size in rounding, is the same
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Estimate:
+    """Where the search ended. optimum is None where every parameter was held. n_iter counts EM steps too."""
+
+    evaluation: Evaluation
+    derivatives: Derivatives
+    optimum: Optimum | None
+    reml: bool
+    held: Mapping[str, float]
+    gradient_norm: float
+    n_iter: int
+    is_singular: bool
+
+    @property
+    def converged(self) -> bool:
+        """The scaled gradient is below the tolerance; true where nothing was free."""
+        return self.optimum is None or self.optimum.converged
+
+
+class _Point:
+    """The criterion at x, for the optimiser; infinite where the equations cannot be solved."""
+
+    def __init__(self, likelihood: Likelihood | DenseLikelihood, chart: Chart, x: FloatArray, reml: bool):
+        self._at = (likelihood, chart, x, reml)
+        try:
+            theta, sigma = chart.model(x)
+            self.value = likelihood(theta, reml=reml, sigma=sigma).deviance
+        except (EngineError, ModelError):
+            self.value = np.inf
+
+    def derivatives(self) -> tuple[FloatArray, FloatArray]:
+        likelihood, chart, x, reml = self._at
+        theta, sigma = chart.model(x)
+        return chart.pull_back(x, likelihood.derivatives(theta, reml=reml, sigma=sigma))
+
+
+def estimate(
+    likelihood: Likelihood | DenseLikelihood,
+    *,
+    reml: bool = True,
+    held: Mapping[str, float] | None = None,
+    start: FloatArray | None = None,
+    options: Options = Options(),  # noqa: B008 - frozen
+    report: Callable[[Iteration], None] | None = None,
+) -> Estimate:
+    """Minimise the criterion. held: `varpar` names with values. start: theta (k,), by moments and EM if None."""
+    chart = make_chart(likelihood.parameters, likelihood.scaling(), held)
+    theta, n_em = _start(likelihood, start, reml)
+    sigma = (held or {}).get("sigma") or likelihood(theta, reml=reml).sigma
+    x = chart.coordinates(theta, sigma)
+    optimum = None
+    if len(x):
+        evaluate = lambda x: _Point(likelihood, chart, x, reml)  # noqa: E731
+        _check_start(evaluate(x), held)
+        options = replace(options, radius=max(options.radius, 0.7 * float(np.linalg.norm(x))))
+        optimum = _at_edge(evaluate, chart, minimise(evaluate, x, options, report), options)
+        x = optimum.x
+    theta, sigma_at = chart.model(x)
+    if not held:
+        theta = likelihood.parameters.map("canonical", theta)
+    evaluation = likelihood(theta, reml=reml, sigma=sigma_at)
+    derivatives = likelihood.derivatives(theta, reml=reml, sigma=sigma_at)
+    n_iter = n_em + (optimum.n_iter if optimum else 0)
+    norm = optimum.gradient_norm if optimum else 0.0
+    singular = bool(likelihood.parameters.count) and _is_singular(likelihood, theta)
+    return Estimate(evaluation, derivatives, optimum, reml, dict(held or {}), norm, n_iter, singular)
+
+
+def _start(likelihood: Likelihood | DenseLikelihood, start: FloatArray | None, reml: bool) -> tuple[FloatArray, int]:
+    if start is not None:
+        return likelihood.parameters.check(start), 0
+    if isinstance(likelihood, Likelihood):
+        return starting_theta(likelihood, reml=reml)
+    parts = [s.nearest(np.eye(s.n_effects)) for s in likelihood.parameters.structures]
+    theta = np.concatenate(parts) if parts else np.zeros(0)
+    size = np.diag(likelihood.scaling())
+    return theta / np.where(size > 0, size, 1.0), 0
+
+
+def _check_start(point: _Point, held: Mapping[str, float] | None) -> None:
+    if not np.isfinite(point.value):
+        values = ", ".join(f"{k} = {v:g}" for k, v in (held or {}).items())
+        raise ModelError(
+            "the criterion cannot be computed at the start" + (f" with {values} held: no such covariance" if held else "")
+        )
+
+
+def _at_edge(
+    evaluate: Callable[[FloatArray], _Point], chart: Chart, optimum: Optimum, options: Options
+) -> Optimum:
+    """The first candidate at the edge whose deviance is no higher, with the certificate there; else `optimum`."""
+    for x in chart.edges(optimum.x, NEAR_EDGE):
+        point = evaluate(x)
+        if point.value <= optimum.value + SAME + 1e-14 * abs(optimum.value):
+            gradient, hessian = point.derivatives()
+            norm = scaled_gradient(gradient, hessian)
+            if norm <= max(options.tolerance, optimum.gradient_norm):
+                return replace(
+                    optimum, x=x, value=point.value, gradient=gradient, hessian=hessian, gradient_norm=norm,
+                    converged=norm <= options.tolerance, message="converged",
+                )  # fmt: skip
+    return optimum
+
+
+def _is_singular(likelihood: Likelihood | DenseLikelihood, theta: FloatArray) -> bool:
+    """A variance of zero or a correlation of +-1: some T is singular to 1e-5 of its size or of unit effects."""
+    for term, structure, part in zip(
+        likelihood.spec.terms, likelihood.parameters.structures, likelihood.parameters.parts(theta), strict=True
+    ):
+        T = structure.factor(part)
+        size = np.linalg.norm(T, axis=1)
+        if (size == 0.0).any():
+            return True
+        s = np.linalg.svd(T / size[:, None], compute_uv=False)
+        if s[-1] < 1e-5:
+            return True
+    return False

@@ -1,0 +1,228 @@
+"""Damped Newton in a trust region for a smooth function with a good approximate Hessian; no statistics here.
+
+The approximate Hessian (average information) misses part of the true one; what it misses is learnt from the
+exact gradients by a symmetric rank-one update of that part alone (Dennis, Gay & Welsch 1981, NL2SOL): with six
+groups, where the average information is furthest off, this halves the number of iterations.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from scipy.optimize import minimize
+
+from ._typing import FloatArray
+
+
+class Point(Protocol):
+    """The function at one x."""
+
+    value: float
+
+    def derivatives(self) -> tuple[FloatArray, FloatArray]:
+        """Exact gradient (k,) and approximate Hessian (k, k)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """tolerance: on the scaled gradient sqrt(g'H^-1 g), that is, in standard errors of x. radius: of the first step."""
+
+    max_iter: int = 50
+    tolerance: float = 1e-5
+    radius: float = 1.0
+    fallback: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Iteration:
+    """One line of the log: the value reached, the scaled gradient there, the length of the step that led there."""
+
+    number: int
+    value: float
+    gradient_norm: float
+    step: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Optimum:
+    """Where the search ended. gradient_norm: sqrt(g'H^-1 g), the certificate. message: why it stopped."""
+
+    x: FloatArray
+    value: float
+    gradient: FloatArray
+    hessian: FloatArray
+    gradient_norm: float
+    converged: bool
+    n_iter: int
+    n_evaluations: int
+    method: str
+    message: str
+    log: tuple[Iteration, ...] = field(default=())
+
+
+def minimise(
+    evaluate: Callable[[FloatArray], Point],
+    x: FloatArray,
+    options: Options = Options(),  # noqa: B008 - frozen
+    report: Callable[[Iteration], None] | None = None,
+) -> Optimum:
+    """Minimise from x (k,). `report` is called after every iteration.
+
+    Where Newton stops short, COBYQA (Ragonneau & Zhang 2023), which needs no derivatives, goes on from the best
+    point, and `method` says so.
+    """
+    search = _Newton(evaluate, np.array(x, dtype=np.float64), options, report)
+    search.run()
+    if not search.converged and options.fallback:
+        search.without_derivatives()
+    return search.optimum()
+
+
+class _Newton:
+    """The changing state of one search."""
+
+    def __init__(
+        self,
+        evaluate: Callable[[FloatArray], Point],
+        x: FloatArray,
+        options: Options,
+        report: Callable[[Iteration], None] | None,
+    ):
+        self.evaluate, self.options, self.report = evaluate, options, report
+        self.x, self.radius = x, options.radius
+        self.missing = np.zeros((len(x), len(x)))  # true Hessian minus the approximate one, as learnt
+        self.log: list[Iteration] = []
+        self.n_evaluations, self.method, self.message = 1, "newton", ""
+        point = evaluate(x)
+        self.value = point.value
+        self.gradient, self.hessian = point.derivatives()
+        self._note(0.0)
+
+    def run(self) -> None:
+        """Steps until the scaled gradient is small, progress ends or the budget is spent."""
+        while not self.converged and len(self.log) <= self.options.max_iter:
+            if not self._step():
+                self.message = "no further decrease"
+                return
+
+    @property
+    def converged(self) -> bool:
+        return self.log[-1].gradient_norm <= self.options.tolerance
+
+    def _model(self) -> FloatArray:
+        """The Hessian of the quadratic model; without what was learnt where that spoils a positive definite one."""
+        full = self.hessian + self.missing
+        if np.linalg.eigvalsh(full)[0] <= 0.0 < np.linalg.eigvalsh(self.hessian)[0]:
+            return self.hessian
+        return full
+
+    def _step(self) -> bool:
+        """Shrink the radius until a step lowers the function; False when none does."""
+        model = self._model()
+        for _ in range(30):
+            step = trust_region_step(self.gradient, model, self.radius)
+            predicted = -(self.gradient @ step + 0.5 * step @ model @ step)
+            point = self.evaluate(self.x + step)
+            self.n_evaluations += 1
+            ratio = (self.value - point.value) / predicted if predicted > 0 else -1.0
+            noise = 1e-13 * abs(self.value)
+            if ratio > 1e-4 or (abs(point.value - self.value) <= noise and predicted <= noise):
+                self._accept(*self._stretched(point, step, ratio), ratio)
+                return True
+            self.radius = 0.25 * min(self.radius, float(np.linalg.norm(step)))
+        return False
+
+    def _stretched(self, point: Point, step: FloatArray, ratio: float) -> tuple[Point, FloatArray]:
+        """Twice the step, and again, while far from the optimum the function falls faster than its model."""
+        while ratio > 1.0 and self.log[-1].gradient_norm > 1.0:
+            further = self.evaluate(self.x + 2.0 * step)
+            self.n_evaluations += 1
+            if not further.value < point.value:
+                break
+            point, step = further, 2.0 * step
+        return point, step
+
+    def _accept(self, point: Point, step: FloatArray, ratio: float) -> None:
+        length = float(np.linalg.norm(step))
+        gradient, hessian = point.derivatives()
+        self._learn(step, gradient - self.gradient, 0.5 * (hessian + self.hessian))
+        self.x, self.value, self.gradient, self.hessian = self.x + step, point.value, gradient, hessian
+        if ratio > 0.75 and length > 0.9 * self.radius:
+            self.radius = 3.0 * length
+
+        elif ratio < 0.25:
+            self.radius = 0.5 * length
+        self._note(length)
+
+    def _learn(self, step: FloatArray, change: FloatArray, hessian: FloatArray) -> None:
+        """Symmetric rank-one update: (hessian + missing) step = change of the gradient."""
+        rest = change - (hessian + self.missing) @ step
+        scale = rest @ step
+        if abs(scale) > 1e-8 * np.linalg.norm(rest) * np.linalg.norm(step):
+            self.missing = self.missing + np.outer(rest, rest) / scale
+
+    def _note(self, length: float) -> None:
+        norm = scaled_gradient(self.gradient, self._model())
+        self.log.append(Iteration(len(self.log), self.value, norm, length))
+        if self.report is not None:
+            self.report(self.log[-1])
+
+    def without_derivatives(self) -> None:
+        """COBYQA from the best point so far; the certificate is then computed where it ends."""
+        result = minimize(
+            lambda x: self.evaluate(x).value, self.x, method="COBYQA", options={"final_tr_radius": 1e-8, "maxfev": 2000}
+        )
+        self.n_evaluations += int(result.nfev)
+        self.method = "cobyqa"
+        point = self.evaluate(result.x if result.fun <= self.value else self.x)
+        self.x = result.x if result.fun <= self.value else self.x
+        self.value = point.value
+        self.gradient, self.hessian = point.derivatives()
+        self.missing[:] = 0.0
+        self._note(0.0)
+
+    def optimum(self) -> Optimum:
+        """The record of the search."""
+        last = self.log[-1]
+        message = "converged" if self.converged else self.message or f"{self.options.max_iter} iterations spent"
+        return Optimum(
+            self.x, self.value, self.gradient, self._model(), last.gradient_norm, self.converged,
+            len(self.log) - 1, self.n_evaluations, self.method, message, tuple(self.log),
+        )  # fmt: skip
+
+
+def scaled_gradient(gradient: FloatArray, hessian: FloatArray) -> float:
+    """sqrt(g'H^-1 g), the distance to the optimum in standard errors; |H| stands for an indefinite H."""
+    if not len(gradient):
+        return 0.0
+    values, vectors = np.linalg.eigh(hessian)
+    values = np.maximum(np.abs(values), 1e-12 * max(1e-300, np.abs(values).max()))
+    norm = float(np.sqrt(((vectors.T @ gradient) ** 2 / values).sum()))
+    return norm if values.size and np.linalg.eigvalsh(hessian)[0] > -1e-8 * values.max() else max(norm, 1.0)
+
+
+def trust_region_step(gradient: FloatArray, hessian: FloatArray, radius: float) -> FloatArray:
+    """Minimiser of g's + s'Hs/2 in |s| <= radius (More & Sorensen 1983, by the eigenvalues of H)."""
+    values, vectors = np.linalg.eigh(hessian)
+    g = vectors.T @ gradient
+    floor = 1e-12 * max(1e-300, float(np.abs(values).max()))
+    if values[0] > floor:
+        s = -g / values
+        if np.linalg.norm(s) <= radius:
+            return vectors @ s
+    low = max(0.0, -values[0])
+    shift = low + floor
+    s = -g / (values + shift)
+    if np.linalg.norm(s) <= radius:  # the hard case: along the lowest eigenvector to the edge
+        if low > floor:
+            s[0] += np.copysign(np.sqrt(max(0.0, radius**2 - s @ s)), s[0] if s[0] else 1.0)
+        return vectors @ s
+    high = low + np.linalg.norm(g) / radius + floor
+    for _ in range(200):
+        shift = 0.5 * (low + high)
+        s = -g / (values + shift)
+        low, high = (shift, high) if np.linalg.norm(s) > radius else (low, shift)
+        if high - low <= 1e-10 * high:
+            break
+    return vectors @ s

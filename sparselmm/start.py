@@ -1,0 +1,61 @@
+"""Starting values from the cross-products: moments of the least-squares residual, then EM while it pays."""
+
+import numpy as np
+from scipy.optimize import nnls
+
+from ._typing import FloatArray
+from .likelihood import Likelihood
+
+FLOOR, CEILING = 0.2, 1e4  # of a variance ratio: near zero the criterion is flat in T, so do not start there
+EM_STEPS, EM_GAIN = 2, 2.0  # a second EM step only where the first lowered the deviance by this much
+
+
+def moment_ratios(likelihood: Likelihood) -> list[FloatArray]:
+    """Variance ratios to sigma^2 of each effect in its conditioned basis, (r,) for each term.
+
+    Equates sums of squares of Z_k'W e and of e, e the least-squares residual, to their expectations without the
+    fixed effects' part (Rao 1971, MINQUE at zero ratios), with no negative solution.
+    """
+    products = likelihood.products
+    sizes = [t.n_effects for t in likelihood.spec.terms]
+    ends = np.cumsum(sizes)
+    place = [slice(end - r, end) for end, r in zip(ends, sizes, strict=True)]
+    last, p = int(ends[-1]), len(likelihood.kept)
+    A, u = np.zeros((last + 1, last + 1)), np.zeros(last + 1)
+    for b in products.blocks:
+        row, col = place[b.row_term], place[b.col_term]
+        squares = (b.values**2).sum(axis=0)
+        A[row, col] += squares
+        if b.row_term != b.col_term:
+            A[col, row] += squares.T
+            continue
+        A[row, last] += np.diag(b.values[b.rows == b.cols].sum(axis=0))
+    A[last, :last] = A[:last, last]
+    A[last, last] = products.n - p
+    for where, Zxy in zip(place, products.Zxy, strict=True):
+        u[where] = (Zxy[:, :, p] ** 2).sum(axis=0)
+    u[last] = products.xy[p, p]
+    scale = 1.0 / np.sqrt(np.diag(A))
+    variances = scale * nnls(scale[:, None] * A * scale, scale * u)[0]
+    sigma2 = max(variances[last], 1e-2 * u[last] / A[last, last])
+    return [np.clip(variances[where] / sigma2, FLOOR, CEILING) for where in place]
+
+
+def starting_theta(likelihood: Likelihood, *, reml: bool) -> tuple[FloatArray, int]:
+    """theta to start from, (k,), and how many EM steps led there."""
+    if not likelihood.spec.terms:
+        return np.zeros(0), 0
+    theta = _nearest(likelihood, [np.diag(np.sqrt(r)) for r in moment_ratios(likelihood)])
+    before = np.inf
+    for step in range(EM_STEPS):
+        now = likelihood(theta, reml=reml).deviance
+        if before - now < EM_GAIN:
+            return theta, step
+        before, theta = now, _nearest(likelihood, list(likelihood.derivatives(theta, reml=reml).em))
+    return theta, EM_STEPS
+
+
+def _nearest(likelihood: Likelihood, roots: list[FloatArray]) -> FloatArray:
+    """theta from roots of G in the conditioned bases."""
+    triples = zip(likelihood.parameters.structures, likelihood.products.bases, roots, strict=True)
+    return np.concatenate([s.nearest(np.linalg.solve(basis, root)) for s, basis, root in triples])
