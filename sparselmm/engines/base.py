@@ -1,6 +1,8 @@
 """What an engine for M does: analyse a pattern once, factorise new values on it, and answer."""
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from .._errors import EngineError
@@ -26,11 +28,15 @@ class Pattern:
 
 
 class Engine(Protocol):
-    """M = L L' for values on one frozen pattern. `analyze` has happened when an engine exists."""
+    """M = L L' for values on one frozen pattern; the analysis of the pattern has happened when an engine exists.
+
+    reason: why this engine and ordering. nnz_factor: predicted nonzeros of L. memory: forecast bytes at the peak.
+    """
 
     name: str
     reason: str
     nnz_factor: int
+    memory: float
 
     def factorize(self, values: FloatArray) -> None:
         """New values (nnz,) on the pattern; EngineError where M is not positive definite."""
@@ -43,6 +49,18 @@ class Engine(Protocol):
 
     def selected_inverse(self, rows: IntArray, cols: IntArray) -> FloatArray:
         """Entries (rows, cols), rows >= cols, of M^-1; each must lie on the pattern of M."""
+
+
+def available_memory() -> float:
+    """Bytes that can be had without swapping; infinity where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        names = getattr(os, "sysconf_names", {})
+        if "SC_PHYS_PAGES" not in names:
+            return float("inf")
+        return float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
 
 
 ENGINES = ("auto", "cholmod", "dense")

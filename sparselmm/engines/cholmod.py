@@ -12,7 +12,7 @@ from .._errors import EngineError
 from .._typing import FloatArray, IntArray
 from ..kernels.selinv import panel_positions, selected_inverse, supernodes
 from ..kernels.symbolic import column_counts
-from .base import Pattern
+from .base import Pattern, available_memory
 
 INSTALL = (
     "scikit-sparse cannot be imported ({reason}). Install SuiteSparse and then the version that fits it:\n"
@@ -22,7 +22,11 @@ INSTALL = (
     '    pip install "scikit-sparse>=0.5"\n'
     'Small problems run without it: engine="dense".'
 )
+BYTES_PER_NONZERO = 28.0  # L as CHOLMOD keeps it (8 + index), its columns as scipy sees them (8), the inverse (8)
 SMALL = 400  # below this order every fill-reducing ordering is as good as another
+
+
+NOT_POSITIVE = "the mixed-model equations are not positive definite at these parameters"
 
 
 class _Factor(Protocol):
@@ -48,7 +52,7 @@ class _Factor04:
         try:
             self._factor.cholesky_inplace(A)
         except self._error as error:
-            raise EngineError("the mixed-model equations are not positive definite at these parameters") from error
+            raise EngineError(NOT_POSITIVE) from error
 
     def solve(self, right: FloatArray) -> FloatArray:
         return self._factor.solve_A(right)
@@ -60,6 +64,36 @@ class _Factor04:
         return self._factor.L()
 
 
+class _Factor05:
+    """scikit-sparse 0.5: a symbolic factor is copied for every evaluation.
+
+    `factorize` leaves a simplicial factor behind, and refilling that took 7 times a supernodal factorisation
+    (nnz(L) 1.7e6); a copy of the symbolic factor costs nothing and stays supernodal.
+    """
+
+    def __init__(self, module: Any, A: sp.csc_matrix, ordering: str):
+        self._error = module.CholmodNotPositiveDefiniteError
+        self._symbolic = module.CholeskyFactor(A, supernodal_mode="auto", order=ordering, lower=True)
+        self.perm = np.asarray(self._symbolic.get_perm(), dtype=np.int64)
+        self._factor = self._symbolic
+
+    def factorize(self, A: sp.csc_matrix) -> None:
+        factor = self._symbolic.copy()
+        try:
+            self._factor = factor.factorize(A)
+        except self._error as error:
+            raise EngineError(NOT_POSITIVE) from error
+
+    def solve(self, right: FloatArray) -> FloatArray:
+        return np.asarray(self._factor.solve(right))
+
+    def logdet(self) -> float:
+        return float(self._factor.logdet())
+
+    def lower(self) -> sp.csc_matrix:
+        return sp.csc_matrix(self._factor.factor)
+
+
 def _load() -> Any:
     try:
         return importlib.import_module("sksparse.cholmod")
@@ -68,7 +102,8 @@ def _load() -> Any:
 
 
 def _factor_maker(module: Any) -> Callable[[sp.csc_matrix, str], _Factor]:
-    return lambda A, ordering: _Factor04(module, A, ordering)
+    version: Any = _Factor05 if hasattr(module, "CholeskyFactor") else _Factor04
+    return lambda A, ordering: version(module, A, ordering)
 
 
 class Cholmod:
@@ -90,10 +125,21 @@ class Cholmod:
             if fills[ordering] == min(fills.values()):
                 self._factor, best = candidate, ordering
         self.nnz_factor = fills[best]
-        self.reason = ", ".join(f"{k} fills {v:,}" for k, v in fills.items())
+        others = "".join(f"; {k} would need {v:,}" for k, v in fills.items() if k != best)
+        self.reason = f"{best} ordering, {fills[best]:,} nonzeros in L{others}"
+        self.memory = BYTES_PER_NONZERO * self.nnz_factor
+        if self.memory > available_memory():
+            raise EngineError(
+                f"the Cholesky factor of these equations has {self.nnz_factor:,} nonzeros and needs about "
+                f"{self.memory / 1e9:.3g} GB; {available_memory() / 1e9:.3g} GB are free. Drop a crossed term, or use "
+                "a machine with more memory"
+            )
         self.ordering = best
         self._panels: tuple[IntArray, IntArray, IntArray, IntArray, IntArray] | None = None
         self._inverse_perm = np.argsort(self._factor.perm)
+
+    def __reduce__(self) -> tuple[type, tuple[Pattern]]:
+        return Cholmod, (self.pattern,)
 
     def factorize(self, values: FloatArray) -> None:
         self._A.data[:] = values

@@ -4,16 +4,15 @@ V = sigma^2 W, W = R + sum_k Z_k Psi_k Z_k'. Nothing here is shared with the mix
 agreement of the two is evidence. Cost O(n^2 (n + q)) time and O(n (n + q)) memory.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy.linalg import cholesky, solve_triangular
 
 from .._errors import DataError, EngineError, ModelError
 from .._typing import FloatArray
+from .base import available_memory
 
 MEMORY_SHARE = 0.5
 """Largest part of the available memory that one evaluation may ask for."""
@@ -210,18 +209,6 @@ def _solve_lower(L: FloatArray, right: FloatArray) -> FloatArray:
 def _logdet_triangular(T: FloatArray) -> float:
     """log|T'T|."""
     return 2.0 * float(np.log(np.abs(np.diag(T))).sum())
-
-
-def available_memory() -> float:
-    """Bytes that can be had without swapping; infinity where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        names = getattr(os, "sysconf_names", {})
-        if "SC_PHYS_PAGES" not in names:
-            return float("inf")
-        return float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
 
 
 def forecast_bytes(n: int, q: int) -> float:

@@ -1,0 +1,160 @@
+"""The front door: formula and table, or arrays, to a fit. Wiring only."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ._errors import DataError, EngineError, ModelError
+from ._typing import FloatArray
+from .dense import DenseLikelihood
+from .engines import ENGINES
+from .equations import cross_products
+from .fitting import estimate
+from .formula import build_spec
+from .likelihood import Likelihood
+from .optimize import Options
+from .report import describe, progress
+from .results import Fit
+from .terms import ModelSpec, RandomTerm
+
+
+class LinearMixedModel:
+    """An unfitted linear mixed model y = X beta + Z b + e (DESIGN section 1).
+
+    formula: lme4's grammar, as `y ~ x + (1 + x | g)`. data: any table that narwhals reads (pandas, polars,
+    pyarrow). weights, offset: a column's name or an array of len(data). context: names that the formula may
+    use besides the columns. engine: "auto", "cholmod" (sparse) or "dense" (n x n).
+    Errors: SparselmmError and its children, with the column or term and the way out.
+    """
+
+    def __init__(
+        self,
+        formula: str,
+        data: Any,
+        *,
+        weights: Any = None,
+        offset: Any = None,
+        residual: str | None = None,
+        context: Mapping[str, Any] | None = None,
+        engine: str = "auto",
+    ):
+        if residual is not None:
+            raise ModelError(f"residual={residual!r}: this version has independent residuals only; leave it out")
+        began = time.perf_counter()
+        spec = build_spec(formula, data, weights=weights, offset=offset, context=context)
+        self._set_up(spec, engine, {"formula": time.perf_counter() - began})
+
+    @classmethod
+    def from_arrays(
+        cls,
+        y: Any,
+        X: Any,
+        terms: Sequence[RandomTerm],
+        *,
+        weights: Any = None,
+        offset: Any = None,
+        fixed_names: Sequence[str] | None = None,
+        engine: str = "auto",
+    ) -> "LinearMixedModel":
+        """The model from y (n,), X (n, p) and random terms; no table, no formula, nothing is dropped."""
+        spec = ModelSpec(
+            y=_vector(y, "y"),
+            X=(matrix := _matrix(X)),
+            fixed_names=tuple(fixed_names) if fixed_names else tuple(f"x{j}" for j in range(matrix.shape[1])),
+            terms=tuple(terms),
+            weights=None if weights is None else _vector(weights, "weights"),
+            offset=None if offset is None else _vector(offset, "offset"),
+        )
+        if len(spec.fixed_names) != matrix.shape[1]:
+            raise DataError(f"{len(spec.fixed_names)} fixed_names for {matrix.shape[1]} columns of X")
+        self = cls.__new__(cls)
+        self._set_up(spec, engine, {"formula": 0.0})
+        return self
+
+    def _set_up(self, spec: ModelSpec, engine: str, timings: dict[str, float]) -> None:
+        if engine not in ENGINES:
+            raise EngineError(f"unknown engine '{engine}': known are {', '.join(ENGINES)}")
+        self.spec = spec
+        began = time.perf_counter()
+        products = None if engine == "dense" else cross_products(spec)
+        middle = time.perf_counter()
+        self.likelihood: Likelihood | DenseLikelihood = (
+            DenseLikelihood(spec) if products is None else Likelihood(spec, engine, products)
+        )
+        end = time.perf_counter()
+        self._timings = timings | {"cross-products": middle - began, "analysis": end - middle}
+
+    def loglik(self, theta: Any, *, reml: bool = True) -> float:
+        """Log-likelihood (restricted if reml) at theta, sigma and beta profiled out."""
+        return -0.5 * self.likelihood(np.asarray(theta, dtype=float), reml=reml).deviance
+
+    def describe(self) -> str:
+        """Sizes, nonzeros of M and of its factor, the engine and why, a memory forecast: before any fit."""
+        return describe(self.likelihood)
+
+    def fit(
+        self,
+        *,
+        reml: bool = True,
+        fixed: Mapping[str, float] | None = None,
+        start: Any = None,
+        verbose: int = 0,
+        options: Options = Options(),  # noqa: B008 - frozen
+    ) -> Fit:
+        """Minimise the ML or REML criterion.
+
+        fixed: `varpar` names held at values, such as {"sd_Intercept|g": 2.0, "sigma": 1.0}; with all of them held
+        the equations are solved once (BLUE and BLUP). start: theta (k,). verbose=1: a line for every iteration.
+        """
+        began = time.perf_counter()
+        with progress(verbose) as report:
+            found = estimate(self.likelihood, reml=reml, held=fixed, start=start, options=options, report=report)
+        timings = self._timings | {"optimisation": time.perf_counter() - began}
+        return Fit(self.spec, self.likelihood, found, timings | {"total": sum(timings.values())})
+
+
+def lmm(
+    formula: str,
+    data: Any,
+    *,
+    reml: bool = True,
+    weights: Any = None,
+    offset: Any = None,
+    residual: str | None = None,
+    context: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, float] | None = None,
+    engine: str = "auto",
+    start: Any = None,
+    verbose: int = 0,
+) -> Fit:
+    """Fit a linear mixed model: `lmm("Reaction ~ Days + (1 + Days | Subject)", sleepstudy)`.
+
+    The arguments are those of `LinearMixedModel` and of its `fit`.
+    """
+    model = LinearMixedModel(
+        formula, data, weights=weights, offset=offset, residual=residual, context=context, engine=engine
+    )
+    return model.fit(reml=reml, fixed=fixed, start=start, verbose=verbose)
+
+
+def _vector(values: Any, what: str) -> FloatArray:
+    try:
+        out = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{what} is not numeric: {error}") from error
+    if out.ndim != 1:
+        raise DataError(f"{what} must be a vector, not of shape {out.shape}")
+    return out
+
+
+def _matrix(X: Any) -> FloatArray:
+    try:
+        out = np.asarray(X, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"X is not numeric: {error}") from error
+    out = out[:, None] if out.ndim == 1 else out
+    if out.ndim != 2:
+        raise DataError(f"X must be a matrix (n, p), not of shape {out.shape}")
+    return out

@@ -1,0 +1,1 @@
+"""What is asked of a fit: one verb per file, free functions of a `Fit`."""

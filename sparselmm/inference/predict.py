@@ -1,0 +1,34 @@
+"""Predicted means of new rows."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._errors import DataError, ModelError
+from .._typing import FloatArray
+
+if TYPE_CHECKING:
+    from ..results import Fit
+
+
+def predict(fit: "Fit", newdata: Any = None, *, re: bool = True, new_levels: str = "population") -> FloatArray:
+    """X beta + offset (+ Z b) of the rows of newdata, (n,); of the rows used where newdata is None."""
+    if new_levels not in ("population", "error"):
+        raise ModelError(f"new_levels={new_levels!r}: one of 'population', 'error'")
+    beta, b = np.nan_to_num(fit.fixef.to_numpy()), fit.estimate.evaluation.b
+    if newdata is None:
+        if re:
+            return fit.fitted
+        return fit.spec.X @ beta + (0.0 if fit.spec.offset is None else fit.spec.offset)
+    encoding = fit.spec.encoding
+    if encoding is None:
+        raise ModelError("a model from arrays cannot encode new rows: multiply your new X and Z with fixef and ranef")
+    mean = encoding.fixed(newdata) @ beta + encoding.offset(newdata)
+    if re:
+        for term, effects, (codes, columns) in zip(fit.spec.terms, b, encoding.random(newdata), strict=True):
+            unknown = int((codes < 0).sum())
+            if unknown and new_levels == "error":
+                raise DataError(f"{term.describe()}: {unknown} rows have a level of '{term.name}' that the fit has not")
+            values = effects[codes] if columns is None else effects[codes] * columns
+            mean = mean + np.where(codes < 0, 0.0, values.sum(axis=1))
+    return mean

@@ -1,0 +1,209 @@
+"""The fitted model: a frozen record; every number is made by a function elsewhere and read here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ._typing import FloatArray
+from .dense import DenseLikelihood
+from .equations import fitted_values
+from .fitting import Estimate
+from .likelihood import Likelihood
+from .terms import ModelSpec
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fit:
+    """A fitted linear mixed model. Arrays are in the order of the rows that were used.
+
+    spec: the model. likelihood: the criterion, able to evaluate any theta. estimate: where the search ended.
+    timings: seconds of each stage.
+    """
+
+    spec: ModelSpec
+    likelihood: Likelihood | DenseLikelihood
+    estimate: Estimate
+    timings: Mapping[str, float]
+
+    @property
+    def reml(self) -> bool:
+        """Whether the REML criterion was minimised."""
+        return self.estimate.reml
+
+    @property
+    def fixef(self) -> pd.Series:
+        """Fixed effects by coefficient name; NaN for a column that was dropped as linearly dependent."""
+        return self._by_coefficient(self.estimate.evaluation.beta)
+
+    @property
+    def fixef_se(self) -> pd.Series:
+        """Standard errors of the fixed effects, sqrt of the diagonal of `vcov`."""
+        return self._by_coefficient(np.sqrt(np.diag(self._vcov())))
+
+    @property
+    def vcov(self) -> pd.DataFrame:
+        """sigma^2 (X'V^-1X)^-1 of the coefficients that are in the model."""
+        names = [self.spec.fixed_names[j] for j in self.likelihood.kept]
+        return pd.DataFrame(self._vcov(), index=names, columns=names)
+
+    @property
+    def dropped_columns(self) -> tuple[str, ...]:
+        """Names of the columns of X that depend linearly on earlier ones."""
+        kept = set(self.likelihood.kept.tolist())
+        return tuple(name for j, name in enumerate(self.spec.fixed_names) if j not in kept)
+
+    @property
+    def sigma(self) -> float:
+        """Residual standard deviation (of a row of weight 1)."""
+        return self.estimate.evaluation.sigma
+
+    @property
+    def deviance(self) -> float:
+        """-2 log-likelihood; the REML criterion if `reml`."""
+        return self.estimate.evaluation.deviance
+
+    @property
+    def loglik(self) -> float:
+        """Log-likelihood, restricted if `reml`; lme4's constants."""
+        return -0.5 * self.deviance
+
+    @property
+    def nobs(self) -> int:
+        """Rows used."""
+        return self.spec.n
+
+    @property
+    def n_params(self) -> int:
+        """Estimated parameters: fixed effects, variance parameters and sigma that were not held."""
+        return len(self.likelihood.kept) + self.likelihood.parameters.count + 1 - len(self.estimate.held)
+
+    @property
+    def aic(self) -> float:
+        """deviance + 2 n_params."""
+        return self.deviance + 2.0 * self.n_params
+
+    @property
+    def bic(self) -> float:
+        """deviance + n_params log(nobs)."""
+        return self.deviance + self.n_params * float(np.log(self.nobs))
+
+    @property
+    def theta(self) -> pd.Series:
+        """The structures' parameters; for `us` the relative Cholesky factor, as lme4's theta."""
+        return pd.Series(self.estimate.evaluation.theta, index=list(self.likelihood.parameters.names), dtype=float)
+
+    @property
+    def varpar(self) -> pd.Series:
+        """Variance parameters on the natural scale: `sd_...`, `cor_...` and `sigma`, in units of the response."""
+        from .inference.varpar import variance_parameters
+
+        return variance_parameters(self)
+
+    @property
+    def varpar_se(self) -> pd.Series:
+        """Standard errors of `varpar` from the information matrix; NaN where held or on the boundary."""
+        from .inference.varpar import variance_parameter_errors
+
+        return variance_parameter_errors(self)
+
+    @property
+    def varcorr(self) -> pd.DataFrame:
+        """Variances, covariances and the residual: columns group, effect1, effect2, vcov, sdcor."""
+        from .inference.varpar import variances_and_correlations
+
+        return variances_and_correlations(self)
+
+    def ranef(self, se: bool | str = False) -> dict[str, pd.DataFrame]:
+        """BLUPs of the random effects: group -> DataFrame, levels by effects.
+
+        se: True or "conditional" adds `<effect>_se`, the standard deviation given beta (lme4's condVar);
+        "prediction" that of b_hat - b, which counts the uncertainty of beta (Henderson's).
+        """
+        from .inference.ranef import random_effects
+
+        return random_effects(self, se)
+
+    @property
+    def fitted(self) -> FloatArray:
+        """X beta + offset + Z b, (n,)."""
+        return fitted_values(self.spec, self.fixef.to_numpy(), list(self.estimate.evaluation.b))
+
+    @property
+    def resid(self) -> FloatArray:
+        """y - fitted, (n,)."""
+        return self.spec.y - self.fitted
+
+    def predict(self, newdata: Any = None, *, re: bool = True, new_levels: str = "population") -> FloatArray:
+        """Predicted means of new rows, (n,); of the rows used where newdata is None.
+
+        re: with random effects. new_levels: "population" predicts an unknown level with b = 0, "error" refuses.
+        """
+        from .inference.predict import predict
+
+        return predict(self, newdata, re=re, new_levels=new_levels)
+
+    @property
+    def converged(self) -> bool:
+        """The scaled gradient is below the tolerance."""
+        return self.estimate.converged
+
+    @property
+    def is_singular(self) -> bool:
+        """A variance is zero or a correlation +-1: a legal answer, and one to know about."""
+        return self.estimate.is_singular
+
+    @property
+    def gradient_norm(self) -> float:
+        """sqrt(g'H^-1 g) of the criterion: the distance to the optimum in standard errors. 0 where all is held."""
+        return self.estimate.gradient_norm
+
+    @property
+    def n_iter(self) -> int:
+        """Iterations, EM steps of the start included."""
+        return self.estimate.n_iter
+
+    @property
+    def method(self) -> str:
+        """"newton", "cobyqa" where Newton failed and the derivative-free search finished, "held" where nothing was free."""
+        return "held" if self.estimate.optimum is None else self.estimate.optimum.method
+
+    @property
+    def engine(self) -> str:
+        """The engine that factorised the equations."""
+        return self.likelihood.engine_name
+
+    def summary(self) -> str:
+        """A text in lme4's layout."""
+        from .report import summary
+
+        return summary(self)
+
+    def tidy(self) -> pd.DataFrame:
+        """One row a parameter: effect, group, term, estimate, std_error, statistic (as R's broom.mixed)."""
+        from .report import tidy
+
+        return tidy(self)
+
+    def glance(self) -> pd.DataFrame:
+        """One row: nobs, sigma, loglik, deviance, aic, bic, and the facts of the fit."""
+        from .report import glance
+
+        return glance(self)
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __repr__(self) -> str:
+        kind = "REML" if self.reml else "ML"
+        return f"<sparselmm fit by {kind}: {self.spec.formula or 'from arrays'}; deviance {self.deviance:.4f}>"
+
+    def _vcov(self) -> FloatArray:
+        return self.likelihood.vcov(self.estimate.evaluation.theta, self.sigma)
+
+    def _by_coefficient(self, values: FloatArray) -> pd.Series:
+        full = np.full(len(self.spec.fixed_names), np.nan)
+        full[self.likelihood.kept] = values
+        return pd.Series(full, index=list(self.spec.fixed_names), dtype=float)
