@@ -112,6 +112,7 @@ class HeldChart:
     def _point(self, x: FloatArray) -> FloatArray:
         """(theta, log sigma^2) at x."""
         theta, sigma = self.model(x)
+        assert sigma is not None
         return np.append(theta, 2.0 * np.log(sigma))
 
     def edges(self, x: FloatArray, size: float) -> list[FloatArray]:

@@ -105,7 +105,7 @@ def _dense(term: RandomTerm) -> FloatArray:
 
 def _spread(term: RandomTerm, G: FloatArray) -> FloatArray:
     """I (x) G: the covariance of all levels."""
-    return np.kron(np.eye(term.n_levels), G)
+    return np.kron(np.eye(term.n_levels), G).astype(np.float64)
 
 
 def _upper(hessian: FloatArray) -> list[tuple[tuple[int, int], FloatArray]]:

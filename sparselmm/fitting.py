@@ -99,14 +99,11 @@ def _start(likelihood: Likelihood | DenseLikelihood, start: FloatArray | None, r
 def _check_start(point: _Point, held: Mapping[str, float] | None) -> None:
     if not np.isfinite(point.value):
         values = ", ".join(f"{k} = {v:g}" for k, v in (held or {}).items())
-        raise ModelError(
-            "the criterion cannot be computed at the start" + (f" with {values} held: no such covariance" if held else "")
-        )
+        why = f" with {values} held: no such covariance" if held else ""
+        raise ModelError(f"the criterion cannot be computed at the start{why}")
 
 
-def _at_edge(
-    evaluate: Callable[[FloatArray], _Point], chart: Chart, optimum: Optimum, options: Options
-) -> Optimum:
+def _at_edge(evaluate: Callable[[FloatArray], _Point], chart: Chart, optimum: Optimum, options: Options) -> Optimum:
     """The first candidate at the edge whose deviance is no higher, with the certificate there; else `optimum`."""
     for x in chart.edges(optimum.x, NEAR_EDGE):
         point = evaluate(x)
@@ -123,9 +120,8 @@ def _at_edge(
 
 def _is_singular(likelihood: Likelihood | DenseLikelihood, theta: FloatArray) -> bool:
     """A variance of zero or a correlation of +-1: some T is singular to 1e-5 of its size or of unit effects."""
-    for term, structure, part in zip(
-        likelihood.spec.terms, likelihood.parameters.structures, likelihood.parameters.parts(theta), strict=True
-    ):
+    parameters = likelihood.parameters
+    for structure, part in zip(parameters.structures, parameters.parts(theta), strict=True):
         T = structure.factor(part)
         size = np.linalg.norm(T, axis=1)
         if (size == 0.0).any():

@@ -307,7 +307,7 @@ class Likelihood:
         return sigma**2 * half.T @ half
 
     def random_vcov(self, theta: FloatArray, sigma: float, *, prediction: bool) -> tuple[FloatArray, ...]:
-        """Covariance of each level's effects, (m, r, r): conditional on beta as in lme4, or of b_hat - b (Henderson)."""
+        """Covariance of each level's effects, (m, r, r): given beta, as in lme4, or of b_hat - b (Henderson)."""
         solution = self.solution(theta)
         blocks = self._level_blocks(solution)
         extra = self.equations.split(self._fixed_part(solution)) if prediction else []

@@ -122,7 +122,7 @@ class _Newton:
         model = self._model()
         for _ in range(30):
             step = trust_region_step(self.gradient, model, self.radius)
-            predicted = -(self.gradient @ step + 0.5 * step @ model @ step)
+            predicted = -float(self.gradient @ step + 0.5 * step @ model @ step)
             point = self.evaluate(self.x + step)
             self.n_evaluations += 1
             ratio = (self.value - point.value) / predicted if predicted > 0 else -1.0

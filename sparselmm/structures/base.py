@@ -56,7 +56,7 @@ class Covariance(Protocol):
         """Inverse of `to_natural`; ModelError where no covariance matrix has these values."""
 
     def edges(self, theta: FloatArray, size: float) -> list[FloatArray]:
-        """theta with what is smaller than `size` put to exactly zero: candidates at the edge, none where none is near."""
+        """theta with what is smaller than `size` put to exactly zero; none where nothing is near the edge."""
 
     def canonical(self, theta: FloatArray) -> FloatArray:
         """The representative of `theta` with the same G that is reported (diagonals of T >= 0)."""
