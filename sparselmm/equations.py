@@ -218,7 +218,8 @@ def _with_diagonal(rows: IntArray, cols: IntArray, values: FloatArray, m: int) -
 class Equations:
     """M(T) = Lambda'Z'WZ Lambda + Q on one frozen pattern, filled in place for any T.
 
-    offsets: (K+1,) first column of each term in v; v is ordered by term, level, effect.
+    offsets: (K+1,) first column of each term in v; v is ordered by term, level, effect. within: rows and
+    columns of the lower entries of every level's r x r block, term by term.
     """
 
     def __init__(self, spec: ModelSpec, products: CrossProducts | None = None):
@@ -230,7 +231,8 @@ class Equations:
         self._dest = [_destinations(self.pattern, rows, cols) for rows, cols in places]
         diagonal = np.arange(self.q)
         self._unit = _destinations(self.pattern, diagonal, diagonal)
-        self.within = [self._within(k) for k in range(len(self.terms))]
+        within = [self._within(k) for k in range(len(self.terms))] or [(diagonal, diagonal)]
+        self.within = tuple(np.concatenate([w[side].ravel() for w in within]) for side in (0, 1))
 
     @property
     def q(self) -> int:

@@ -134,6 +134,7 @@ class Likelihood:
         self.engine_name, self.engine_reason = self.engine.name, self.engine.reason
         self.n_evaluations = 0
         self._solved: Solution | None = None
+        self._derived: tuple[tuple[bytes, bool, float | None], Derivatives] | None = None
         self._held: list[FloatArray] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -204,7 +205,13 @@ class Likelihood:
         return [np.linalg.solve(basis, T) @ vk for basis, T, vk in triples]
 
     def derivatives(self, theta: FloatArray, *, reml: bool = True, sigma: float | None = None) -> Derivatives:
-        """Score, average information and curvature at theta."""
+        """Score, average information and curvature at theta; the last ones are kept."""
+        key = (self.parameters.check(theta).tobytes(), reml, sigma)
+        if self._derived is None or self._derived[0] != key:
+            self._derived = key, self._derivatives(theta, reml, sigma)
+        return self._derived[1]
+
+    def _derivatives(self, theta: FloatArray, reml: bool, sigma: float | None) -> Derivatives:
         solution, nu = self.solution(theta), self.degrees(reml)
         sigma2 = solution.r2 / nu if sigma is None else sigma**2
         by_cov, em = self._by_covariance(solution, reml, sigma2)
@@ -261,12 +268,12 @@ class Likelihood:
     def _level_blocks(self, solution: Solution) -> list[FloatArray]:
         """Diagonal blocks of M^-1, (m, r, r) for each term."""
         self._factorize(solution.T)
-        out = []
-        for rows, cols in self.equations.within:
-            lower = self.engine.selected_inverse(rows.ravel(), cols.ravel()).reshape(rows.shape)
-            r = int((np.sqrt(8 * rows.shape[1] + 1) - 1) / 2)
-            i, j = np.tril_indices(r)
-            block = np.empty((len(rows), r, r))
+        rows, cols = self.equations.within
+        values, end, out = self.engine.selected_inverse(rows, cols), 0, []
+        for term in self.spec.terms:
+            i, j = np.tril_indices(term.n_effects)
+            lower = values[end : (end := end + term.n_levels * len(i))].reshape(-1, len(i))
+            block = np.empty((term.n_levels, term.n_effects, term.n_effects))
             block[:, i, j] = lower
             block[:, j, i] = lower
             out.append(block)
@@ -291,7 +298,7 @@ class Likelihood:
 
     def _stack(self, parts: Sequence[FloatArray]) -> FloatArray:
         """(m, r, c) of each term -> (q, c)."""
-        return np.concatenate([x.reshape(-1, x.shape[2]) for x in parts]) if parts else np.zeros((0, 1))
+        return np.concatenate([x.reshape(x.shape[0] * x.shape[1], -1) for x in parts]) if parts else np.zeros((0, 1))
 
     def _score_effects(self, solution: Solution) -> list[FloatArray]:
         """Z'Py = Z'W(y - X beta - Z Lambda v), (m, r, 1) for each term."""
