@@ -64,19 +64,45 @@ class Covariance(Protocol):
 
 @runtime_checkable
 class Precision(Protocol):
-    """Q(rho), the m x m sparse precision across levels at unit scale (DESIGN: slot Q)."""
+    """Q(rho), the m x m sparse precision across levels at unit scale (DESIGN: slot Q).
+
+    `rho` has length `n_params`, in unconstrained coordinates (a correlation as its arctanh, a rate as its
+    logarithm). null_dim: dimension of the null space of an intrinsic Q, 0 for a positive definite one.
+    """
 
     n_levels: int
     n_params: int
+    null_dim: int
+
+    def names(self, effect: str, group: str) -> tuple[str, ...]:
+        """Names of the coordinates of `rho`."""
+
+    def start(self) -> FloatArray:
+        """rho to start from, (n_params,)."""
 
     def pattern(self) -> tuple[IntArray, IntArray]:
-        """Rows and columns of the lower triangle (row >= column), fixed for every rho."""
+        """Rows and columns of the lower triangle (row >= column) with the whole diagonal, fixed for every rho."""
 
     def values(self, rho: FloatArray) -> FloatArray:
-        """Values of Q on `pattern()`."""
+        """Values of Q on `pattern()`, (nnz,)."""
+
+    def gradient(self, rho: FloatArray) -> FloatArray:
+        """dQ/drho_i on `pattern()`, (n_params, nnz)."""
 
     def logdet(self, rho: FloatArray) -> float:
         """log|Q|, the generalised determinant where Q is intrinsic."""
+
+    def logdet_gradient(self, rho: FloatArray) -> FloatArray:
+        """dlog|Q|/drho_i, (n_params,)."""
+
+    def natural_names(self, effect: str, group: str) -> tuple[str, ...]:
+        """Names on the natural scale: `rho_ar1(t)|g`, `kappa_ou(t)|g`."""
+
+    def to_natural(self, rho: FloatArray) -> FloatArray:
+        """Correlations, rates, ... (n_params,)."""
+
+    def from_natural(self, natural: FloatArray) -> FloatArray:
+        """Inverse of `to_natural`; ModelError outside the parameter space."""
 
 
 CovarianceMaker = Callable[[int, str], Covariance]
