@@ -19,6 +19,7 @@ from .kernels.codes import pair_codes
 from .kernels.crossproducts import level_blocks, level_sums, pair_blocks, spread
 from .terms import ModelSpec, RandomTerm
 
+CONSTANT = 1e-12  # a combination of columns that is one to this is a constant
 RANK_TOLERANCE = 1e-7  # as R's lm: a column whose part outside the earlier ones is relatively smaller is dropped
 
 
@@ -95,8 +96,15 @@ def fixed_design(X: FloatArray, weights: FloatArray) -> tuple[IntArray, IntArray
 
 
 def _residualise(y: FloatArray, basis: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """y less its projection on the orthonormal basis, twice (the second pass takes what rounding left)."""
-    total = np.zeros(basis.shape[1])
+    """y less its projection on the orthonormal basis, twice (the second pass takes what rounding left).
+
+    Where the basis spans a constant, the mean goes first: y = 1e9 + noise loses it exactly, where a product
+    with the basis would round every row differently.
+    """
+    ones = basis.T @ weights
+    spanned = np.abs(basis @ ones - 1.0).max() < CONSTANT
+    shift = float(y.mean()) if spanned else 0.0
+    total, y = shift * ones, y - shift
     for _ in range(2):
         step = basis.T @ (weights * y)
         y = y - basis @ step

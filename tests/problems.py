@@ -1,0 +1,212 @@
+"""Named problems: a data maker, a formula and tags. Shared by tests (small) and benchmarks (any size).
+
+`PROBLEMS["crossed"].model(n)` is unfitted; `.data(n)` is the table, or the arrays for problems tagged "arrays".
+The same name and n give the same numbers everywhere.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+SMALL = 144  # rows of the versions that are compared with n x n matrices
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One model. make(rng, n): a DataFrame, or for `arrays` the arguments of `from_arrays`.
+
+    weights, offset: names of columns. tags: what the problem is good for.
+    """
+
+    name: str
+    formula: str
+    make: Callable[[np.random.Generator, int], Any]
+    tags: frozenset[str] = frozenset()
+    weights: str | None = None
+    offset: str | None = None
+
+    def data(self, n: int = SMALL) -> Any:
+        """The table or the arrays of n rows."""
+        return self.make(np.random.default_rng(crc32(self.name.encode())), n)
+
+    def model(self, n: int = SMALL, engine: str = "auto") -> Any:
+        """The unfitted `LinearMixedModel`."""
+        from sparselmm import LinearMixedModel
+
+        data = self.data(n)
+        if "arrays" in self.tags:
+            return LinearMixedModel.from_arrays(**data, engine=engine)
+        return LinearMixedModel(self.formula, data, weights=self.weights, offset=self.offset, engine=engine)
+
+    def spec(self, n: int = SMALL) -> Any:
+        """The `ModelSpec`."""
+        if "arrays" in self.tags:
+            return self.model(n).spec
+        from sparselmm.formula import build_spec
+
+        return build_spec(self.formula, self.data(n), weights=self.weights, offset=self.offset)
+
+
+def groups(rng: np.random.Generator, n: int, m: int) -> np.ndarray:
+    """Codes of m levels, unbalanced, each used."""
+    return rng.permutation(np.concatenate([np.arange(m), rng.integers(0, m, n - m)]))
+
+
+def popular(rng: np.random.Generator, n: int, m: int) -> np.ndarray:
+    """Codes of m levels whose popularity falls as 1/rank (Zipf), each used."""
+    share = 1.0 / np.arange(1, m + 1)
+    return rng.permutation(np.concatenate([np.arange(m), rng.choice(m, n - m, p=share / share.sum())]))
+
+
+def effects(rng: np.random.Generator, codes: np.ndarray, columns: Any, *sds: float) -> np.ndarray:
+    """Z b for independent effects: columns (r arrays or ones), one sd each."""
+    m = int(codes.max()) + 1
+    return sum(c * rng.normal(scale=sd, size=m)[codes] for c, sd in zip(columns, sds, strict=True))
+
+
+def _base(rng: np.random.Generator, n: int) -> dict[str, Any]:
+    """A covariate x, a second one z and noise in y."""
+    return {"x": rng.normal(size=n), "z": rng.uniform(-1, 1, n), "y": rng.normal(size=n)}
+
+
+def one_factor(rng: np.random.Generator, n: int) -> pd.DataFrame:
+    """n/6 groups, one covariate."""
+    d = _base(rng, n)
+    g = groups(rng, n, n // 6)
+    return pd.DataFrame(d | {"g": g, "y": 2 + 0.5 * d["x"] + effects(rng, g, [1], 0.8) + d["y"]})
+
+
+def longitudinal(rng: np.random.Generator, n: int) -> pd.DataFrame:
+    """n/8 subjects with intercepts and slopes in x and z; f, a factor of three levels."""
+    d = _base(rng, n)
+    g, f = groups(rng, n, n // 8), rng.integers(0, 3, n)
+    y = 1 + d["x"] + effects(rng, g, [1, d["x"], d["z"]], 0.7, 0.5, 0.6) + d["y"]
+    return pd.DataFrame(d | {"g": g, "f": pd.Categorical.from_codes(f, ["a", "b", "c"]), "y": y})
+
+
+def nested(rng: np.random.Generator, n: int) -> pd.DataFrame:
+    """n/24 units a, four to each a labelled 0 ... 3 in b again and again."""
+    d = _base(rng, n)
+    a = groups(rng, n, n // 24)
+    b = rng.integers(0, 4, n)
+    y = d["x"] + effects(rng, a, [1], 0.9) + effects(rng, 4 * a + b, [1], 0.5) + d["y"]
+    return pd.DataFrame(d | {"a": a, "b": b, "y": y})
+
+
+def crossed(rng: np.random.Generator, n: int) -> pd.DataFrame:
+    """Students and lecturers: every pair equally likely, n/12 of one and n/24 of the other."""
+    d = _base(rng, n)
+    s, l = groups(rng, n, n // 12), groups(rng, n, n // 24)  # noqa: E741
+    y = d["x"] + effects(rng, s, [1], 0.6) + effects(rng, l, [1, d["z"]], 0.9, 0.4) + d["y"]
+    return pd.DataFrame(d | {"s": s, "d": l, "y": y})
+
+
+def partially_crossed(rng: np.random.Generator, n: int) -> pd.DataFrame:
+    """Users and items: Zipf popularity of both, n/10 users and n/20 items."""
+    d = _base(rng, n)
+    u, i = popular(rng, n, n // 10), popular(rng, n, n // 20)
+    y = effects(rng, u, [1], 0.7) + effects(rng, i, [1], 0.5) + d["y"]
+    return pd.DataFrame(d | {"user": u, "item": i, "y": y})
+
+
+def weighted(rng: np.random.Generator, n: int) -> pd.DataFrame:
+    """`one_factor` with weights w from 0.2 to 5."""
+    d = one_factor(rng, n)
+    return d.assign(w=np.exp(rng.uniform(np.log(0.2), np.log(5), n)))
+
+
+def with_offset(rng: np.random.Generator, n: int) -> pd.DataFrame:
+    """`one_factor` with an offset of spread 3."""
+    d = one_factor(rng, n)
+    off = rng.normal(scale=3, size=n)
+    return d.assign(off=off, y=d.y + off)
+
+
+def rank_deficient(rng: np.random.Generator, n: int) -> pd.DataFrame:
+    """`one_factor` with x2 = 2 x - 1, and a factor f whose cells repeat another column."""
+    d = one_factor(rng, n)
+    f = rng.integers(0, 3, n)
+    return d.assign(x2=2 * d.x - 1, f=pd.Categorical.from_codes(f, ["a", "b", "c"]), is_b=(f == 1).astype(float))
+
+
+def interaction(rng: np.random.Generator, n: int) -> pd.DataFrame:
+    """Blocks a by treatments b, only the combinations that occur."""
+    d = _base(rng, n)
+    a, b = groups(rng, n, n // 16), rng.integers(0, 3, n)
+    y = effects(rng, a, [1], 0.5) + effects(rng, 3 * a + b, [1], 0.8) + 0.3 * b + d["y"]
+    return pd.DataFrame(d | {"a": a, "b": pd.Categorical.from_codes(b, ["u", "v", "w"]), "y": y})
+
+
+def large_response(rng: np.random.Generator, n: int) -> pd.DataFrame:
+    """`one_factor` with y around 1e9."""
+    d = one_factor(rng, n)
+    return d.assign(y=1e9 + d.y)
+
+
+def sparse_slopes(rng: np.random.Generator, n: int) -> dict[str, Any]:
+    """A sparse Z with two effects a level, given as a matrix."""
+    from sparselmm import RandomTerm
+
+    m = n // 8
+    g, x = groups(rng, n, m), rng.normal(size=n)
+    rows = np.repeat(np.arange(n), 2)
+    cols = (2 * g[:, None] + np.arange(2)).ravel()
+    Z = sp.csr_array((np.column_stack([np.ones(n), x]).ravel(), (rows, cols)), shape=(n, 2 * m))
+    y = x + effects(rng, g, [1, x], 0.8, 0.5) + rng.normal(size=n)
+    return {"y": y, "X": np.column_stack([np.ones(n), x]), "terms": [RandomTerm(Z, effects=("Intercept", "x"))]}
+
+
+def multi_membership(rng: np.random.Generator, n: int) -> dict[str, Any]:
+    """Rows that belong to one to three of n/10 clubs with shares that add up to one, crossed with n/20 codes."""
+    from sparselmm import RandomTerm
+
+    m = n // 10
+    share = rng.dirichlet(np.ones(3), n) * (rng.random((n, 3)) < 0.7)
+    share[:, 0] += 0.1
+    share /= share.sum(axis=1, keepdims=True)
+    clubs = np.column_stack([groups(rng, n, m), rng.integers(0, m, (n, 2))])
+    Z = sp.csr_array((share.ravel(), (np.repeat(np.arange(n), 3), clubs.ravel())), shape=(n, m))
+    Z.eliminate_zeros()
+    codes = groups(rng, n, n // 20)
+    y = 3 + Z @ rng.normal(size=m) + effects(rng, codes, [1], 0.6) + rng.normal(size=n)
+    return {"y": y, "X": np.ones((n, 1)), "terms": [RandomTerm(Z, name="club"), RandomTerm(codes, name="area")]}
+
+
+def _problem(name: str, formula: str, make: Any, *tags: str, **columns: str) -> Problem:
+    return Problem(name, formula, make, frozenset(tags), **columns)
+
+
+PROBLEMS = {
+    p.name: p
+    for p in [
+        _problem("one_factor", "y ~ x + (1 | g)", one_factor, "scalar", "bench"),
+        _problem("slope", "y ~ x + (1 + x | g)", longitudinal, "us", "bench"),
+        _problem("three_effects", "y ~ x + z + (1 + x + z | g)", longitudinal, "us"),
+        _problem("slope_diag", "y ~ x + (1 + x || g)", longitudinal, "diag"),
+        _problem("cs", "y ~ f + cs(0 + f | g)", longitudinal, "cs"),
+        _problem("hcs", "y ~ f + hcs(0 + f | g)", longitudinal, "cs"),
+        _problem("nested", "y ~ x + (1 | a/b)", nested, "scalar", "bench"),
+        _problem("crossed", "y ~ x + (1 | s) + (1 | d)", crossed, "scalar", "bench"),
+        _problem("crossed_slope", "y ~ x + (1 | s) + (1 + z | d)", crossed, "us", "bench"),
+        _problem("partially_crossed", "y ~ 1 + (1 | user) + (1 | item)", partially_crossed, "scalar", "bench"),
+        _problem("several_bars", "y ~ x + (1 | g) + (0 + x | g) + (0 + z | g)", longitudinal, "scalar"),
+        _problem("weighted", "y ~ x + (1 | g)", weighted, "scalar", weights="w"),
+        _problem("offset", "y ~ x + (1 | g)", with_offset, "scalar", offset="off"),
+        _problem("no_fixed", "y ~ 0 + (1 | g)", one_factor, "scalar"),
+        _problem("rank_deficient", "y ~ x + x2 + f + is_b + (1 | g)", rank_deficient, "scalar"),
+        _problem("interaction", "y ~ b + (1 | a:b) + (1 | a)", interaction, "scalar"),
+        _problem("large_response", "y ~ x + (1 | g)", large_response, "scalar", "numerics"),
+        _problem("sparse_slopes", "", sparse_slopes, "us", "arrays"),
+        _problem("multi_membership", "", multi_membership, "scalar", "arrays"),
+    ]
+}
+
+
+def tagged(tag: str) -> list[Problem]:
+    """The problems with a tag."""
+    return [p for p in PROBLEMS.values() if tag in p.tags]
