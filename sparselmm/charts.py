@@ -72,8 +72,9 @@ class HeldChart:
         self._held = np.array([held.get(n, np.nan) for n in names])
         self._sigma = held.get(SIGMA)
         self._is_cor = np.array([n.startswith("cor_") for n in names], dtype=bool)
+        self._is_sd = np.array([n.startswith("sd_") for n in names], dtype=bool)
         natural = np.zeros(len(names), dtype=bool)
-        for part in parameters.slices:
+        for _, part in parameters.blocks():
             natural[part] = not np.isnan(self._held[part]).all()
         self._natural = natural
         self._open = ~natural | np.isnan(self._held)
@@ -83,19 +84,20 @@ class HeldChart:
         full = np.where(np.isnan(self._held), 0.0, self._held)
         full[self._open] = x[: int(self._open.sum())]
         theta, _ = self._free.model(np.where(self._natural, 0.0, full))
-        for structure, part in zip(self._parameters.structures, self._parameters.slices, strict=True):
+        for structure, part in self._parameters.blocks():
             if self._natural[part].any():
                 theta[part] = structure.from_natural(self._relative(full[part], part, sigma))
         return theta, sigma
 
     def _relative(self, values: FloatArray, part: slice, sigma: float) -> FloatArray:
         """Standard deviations over sigma; free correlations from their arcsin."""
-        is_cor, is_open = self._is_cor[part], self._open[part]
-        return np.where(is_cor, np.where(is_open, np.sin(values), values), values / sigma)
+        out = np.where(self._is_sd[part], values / sigma, values)
+        return np.where(self._is_cor[part] & self._open[part], np.sin(values), out)
 
     def coordinates(self, theta: FloatArray, sigma: float) -> FloatArray:
-        natural = self._parameters.map("to_natural", theta)
-        x = np.where(self._is_cor, np.arcsin(np.clip(np.nan_to_num(natural), -0.9, 0.9)), natural * sigma)
+        natural = self._parameters.to_natural(theta)
+        x = np.where(self._is_sd, natural * sigma, natural)
+        x = np.where(self._is_cor, np.arcsin(np.clip(np.nan_to_num(natural), -0.9, 0.9)), x)
         x = np.where(self._natural, x, self._free.coordinates(theta, sigma))[self._open]
         return np.append(x, np.log(sigma)) if self._sigma is None else x
 
@@ -129,6 +131,6 @@ def make_chart(parameters: Parameters, scaling: FloatArray, held: Mapping[str, f
             close = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean '{close[0]}'?" if close else ""
             raise ModelError(f"fixed: no parameter '{name}'.{hint} This model has {', '.join(known)}")
-        if not np.isfinite(value) or (not name.startswith("cor_") and value < 0) or (name == SIGMA and value == 0):
+        if not np.isfinite(value) or (name.startswith("sd_") and value < 0) or (name == SIGMA and value == 0):
             raise ModelError(f"fixed: {name} cannot be {value}; a standard deviation is at least 0, sigma above 0")
     return HeldChart(parameters, scaling, {k: float(v) for k, v in held.items()})

@@ -6,12 +6,12 @@ Nothing numerical is shared with `likelihood`: V is built, factorised and differ
 from typing import Any
 
 import numpy as np
-import scipy.linalg as sla
 import scipy.sparse as sp
 
 from ._typing import FloatArray
 from .engines.dense import DenseEvaluation, DenseMarginal, check_memory
 from .likelihood import Derivatives, Evaluation, Parameters
+from .structures import Precision
 from .terms import ModelSpec, RandomTerm
 
 
@@ -42,9 +42,12 @@ class DenseLikelihood:
         first, second, pairs = [], [], []
         zipped = zip(self.parameters.structures, self.parameters.slices, self.spec.terms, strict=True)
         for t, (structure, part, term) in enumerate(zipped):
-            first += [(t, _spread(term, G)) for G in structure.gradient(theta[part])]
+            across, dacross = self._across(t, theta)
+            first += [(t, np.kron(across, G)) for G in structure.gradient(theta[part])]
+            T = structure.factor(theta[part])
+            first += [(t, np.kron(d, T @ T.T)) for d in dacross]
             for (i, j), G in _upper(structure.hessian(theta[part])):
-                second.append((t, _spread(term, G)))
+                second.append((t, np.kron(across, G)))
                 pairs.append((part.start + i, part.start + j))
         e = self._evaluate(theta, first, reml, sigma)
         curvature = np.zeros((k, k))
@@ -72,16 +75,27 @@ class DenseLikelihood:
 
     def scaling(self) -> FloatArray:
         """Matrix S (k, k), x = S theta: coordinates of order one for an optimiser."""
-        blocks = []
-        for term, structure in zip(self.spec.terms, self.parameters.structures, strict=True):
+        out = np.eye(self.parameters.count)
+        triples = zip(self.spec.terms, self.parameters.structures, self.parameters.slices, strict=True)
+        for term, structure, part in triples:
             gram = _dense(term).reshape(term.n_rows, term.n_levels, term.n_effects)
             size = np.sqrt((gram**2).sum(axis=(0, 1)) / term.n_rows)
-            blocks.append(structure.scaling(np.diag(size)))
-        return sla.block_diag(*blocks) if blocks else np.zeros((0, 0))
+            out[part, part] = structure.scaling(np.diag(size))
+        return out
 
     def _psi(self, theta: FloatArray) -> list[FloatArray]:
         factors = [s.factor(p) for s, p in zip(self.parameters.structures, self.parameters.parts(theta), strict=True)]
-        return [_spread(term, T @ T.T) for term, T in zip(self.spec.terms, factors, strict=True)]
+        return [np.kron(self._across(t, theta)[0], T @ T.T) for t, T in enumerate(factors)]
+
+    def _across(self, t: int, theta: FloatArray) -> tuple[FloatArray, list[FloatArray]]:
+        """Q^-1 (m, m) of term t and its derivatives -Q^-1 dQ Q^-1; the identity where levels are independent."""
+        Q, m = self.parameters.precisions[t], self.spec.terms[t].n_levels
+        if Q is None:
+            return np.eye(m), []
+        rho = theta[self.parameters.rho_slices[t]]
+        cov = np.linalg.inv(_symmetric(Q, Q.values(rho)))
+        cov = 0.5 * (cov + cov.T)
+        return cov, [-cov @ _symmetric(Q, dQ) @ cov for dQ in Q.gradient(rho)]
 
     def _evaluate(self, theta: FloatArray, dpsi: Any, reml: bool, sigma: float | None) -> DenseEvaluation:
         self.n_evaluations += 1
@@ -103,9 +117,13 @@ def _dense(term: RandomTerm) -> FloatArray:
     return Z.reshape(n, -1)
 
 
-def _spread(term: RandomTerm, G: FloatArray) -> FloatArray:
-    """I (x) G: the covariance of all levels."""
-    return np.kron(np.eye(term.n_levels), G).astype(np.float64)
+def _symmetric(Q: Precision, values: FloatArray) -> FloatArray:
+    """Dense m x m matrix from values on the lower triangle's pattern."""
+    rows, cols = Q.pattern()
+    out = np.zeros((Q.n_levels, Q.n_levels))
+    out[rows, cols] = values
+    out[cols, rows] = values
+    return out
 
 
 def _upper(hessian: FloatArray) -> list[tuple[tuple[int, int], FloatArray]]:

@@ -5,6 +5,7 @@ replaced by its least-squares residual, X by an orthonormal basis of its columns
 term by combinations of unit size, Z -> Z basis^-1, so that T -> basis T whatever T's structure.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -226,33 +227,37 @@ def _with_diagonal(rows: IntArray, cols: IntArray, values: FloatArray, m: int) -
 class Equations:
     """M(T) = Lambda'Z'WZ Lambda + Q on one frozen pattern, filled in place for any T.
 
-    offsets: (K+1,) first column of each term in v; v is ordered by term, level, effect. within: rows and
-    columns of the lower entries of every level's r x r block, term by term.
+    offsets: (K+1,) first column of each term in v; v is ordered by term, level, effect. pairs: for each term
+    the levels (rows, cols), rows >= cols, on the pattern of its Q: all that the score needs of M^-1.
     """
 
     def __init__(self, spec: ModelSpec, products: CrossProducts | None = None):
         self.products = cross_products(spec) if products is None else products
         self.terms = spec.terms
         self.offsets = np.concatenate([[0], np.cumsum([t.n_random for t in spec.terms])]).astype(np.int64)
+        self.pairs = [_level_pairs(t) for t in spec.terms]
         places = [self._entries(b) for b in self.products.blocks]
-        self.pattern = _pattern(places, self.q)
+        self._wanted = [self._between(k, *pairs) for k, pairs in enumerate(self.pairs)]
+        self.pattern = _pattern([*places, *self._wanted], self.q)
         self._dest = [_destinations(self.pattern, rows, cols) for rows, cols in places]
-        diagonal = np.arange(self.q)
-        self._unit = _destinations(self.pattern, diagonal, diagonal)
-        within = [self._within(k) for k in range(len(self.terms))] or [(diagonal, diagonal)]
-        self.within = tuple(np.concatenate([w[side].ravel() for w in within]) for side in (0, 1))
+        inner = [np.arange(t.n_effects) for t in spec.terms]
+        self._unit = [
+            _destinations(self.pattern, rows[:, i, i], cols[:, i, i])
+            for (rows, cols), i in zip(self._wanted, inner, strict=True)
+        ]
 
     @property
     def q(self) -> int:
         """Random effects."""
         return int(self.offsets[-1])
 
-    def fill(self, T: list[FloatArray]) -> FloatArray:
-        """Values (nnz,) of M; T[k] in the conditioned basis."""
+    def fill(self, T: list[FloatArray], Q: list[FloatArray]) -> FloatArray:
+        """Values (nnz,) of M; T[k] in the conditioned basis, Q[k] the precision's values on `pairs[k]`."""
         values = np.zeros(self.pattern.nnz)
         for block, dest in zip(self.products.blocks, self._dest, strict=True):
             add_scaled(block.values, T[block.row_term], T[block.col_term], dest, values)
-        values[self._unit] += 1.0
+        for dest, Qk in zip(self._unit, Q, strict=True):
+            values[dest] += Qk[:, None]
         return values
 
     def right_side(self, T: list[FloatArray]) -> FloatArray:
@@ -287,11 +292,29 @@ class Equations:
         lower = rows >= cols
         return np.where(lower, rows, -1), np.where(lower, cols, -1)
 
-    def _within(self, k: int) -> tuple[IntArray, IntArray]:
-        """Rows and columns of the lower entries of each level's r x r block of term k, (m, r(r+1)/2)."""
-        i, j = np.tril_indices(self.terms[k].n_effects)
-        base = self.offsets[k] + np.arange(self.terms[k].n_levels)[:, None] * self.terms[k].n_effects
-        return base + i, base + j
+    def _between(self, k: int, first: IntArray, second: IntArray) -> tuple[IntArray, IntArray]:
+        """Rows and columns in M (row >= column) of the r x r blocks between levels first >= second, (n, r, r)."""
+        r = self.terms[k].n_effects
+        rows = self.offsets[k] + first[:, None, None] * r + np.arange(r)[:, None]
+        cols = self.offsets[k] + second[:, None, None] * r + np.arange(r)
+        return np.maximum(rows, cols), np.minimum(rows, cols)
+
+    def level_blocks(self, selected: Callable[[IntArray, IntArray], FloatArray]) -> list[FloatArray]:
+        """Blocks of M^-1 on `pairs`, (n, r, r) for each term, by one call of selected(rows, cols)."""
+        if not self.terms:
+            return []
+        rows, cols = (np.concatenate([w[side].ravel() for w in self._wanted]) for side in (0, 1))
+        values = selected(rows, cols)
+        ends = np.cumsum([w[0].size for w in self._wanted])[:-1]
+        return [v.reshape(w[0].shape) for v, w in zip(np.split(values, ends), self._wanted, strict=True)]
+
+
+def _level_pairs(term: RandomTerm) -> tuple[IntArray, IntArray]:
+    """Pairs of levels, first >= second, that Q joins: each level with itself where levels are independent."""
+    if term.Q is None:
+        levels = np.arange(term.n_levels)
+        return levels, levels
+    return term.Q.pattern()
 
 
 def _pattern(places: list[tuple[IntArray, IntArray]], q: int) -> Pattern:

@@ -76,7 +76,7 @@ def estimate(
         x = optimum.x
     theta, sigma_at = chart.model(x)
     if not held:
-        theta = likelihood.parameters.map("canonical", theta)
+        theta = likelihood.parameters.canonical(theta)
     evaluation = likelihood(theta, reml=reml, sigma=sigma_at)
     derivatives = likelihood.derivatives(theta, reml=reml, sigma=sigma_at)
     n_iter = n_em + (optimum.n_iter if optimum else 0)
@@ -90,8 +90,7 @@ def _start(likelihood: Likelihood | DenseLikelihood, start: FloatArray | None, r
         return likelihood.parameters.check(start), 0
     if isinstance(likelihood, Likelihood):
         return starting_theta(likelihood, reml=reml)
-    parts = [s.nearest(np.eye(s.n_effects)) for s in likelihood.parameters.structures]
-    theta = np.concatenate(parts) if parts else np.zeros(0)
+    theta = likelihood.parameters.start([np.eye(s.n_effects) for s in likelihood.parameters.structures])
     size = np.diag(likelihood.scaling())
     return theta / np.where(size > 0, size, 1.0), 0
 

@@ -8,18 +8,19 @@ holds for any structure; the rest follows by the chain rule through G_k(theta). 
 needs no special case beyond a lift of T by 1e-4 where W_k is formed (`_lifted`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import scipy.linalg as sla
+import scipy.sparse as sp
 
 from ._errors import EngineError, ModelError
-from ._typing import FloatArray
-from .engines import Engine, make_engine
+from ._typing import FloatArray, IntArray
+from .engines import Engine, Pattern, make_engine
 from .equations import CrossProducts, Equations
-from .structures import Covariance
+from .structures import Covariance, Precision
 from .structures.base import semidefinite_cholesky
 from .terms import ModelSpec
 
@@ -78,11 +79,23 @@ class Parameters:
 
     def __init__(self, spec: ModelSpec):
         self.structures: list[Covariance] = [t.covariance for t in spec.terms]
-        sizes = [s.n_params for s in self.structures]
-        self.slices = [slice(end - size, end) for end, size in zip(np.cumsum(sizes), sizes, strict=True)]
-        self.count = sum(sizes)
-        self.names = tuple(n for t in spec.terms for n in t.covariance.names(t.effects, t.name))
-        self.natural_names = tuple(n for t in spec.terms for n in t.covariance.natural_names(t.effects, t.name))
+        self.precisions: list[Precision | None] = [t.Q for t in spec.terms]
+        self.slices: list[slice] = []
+        self.rho_slices: list[slice] = []
+        self.count, names, natural = 0, [], []
+        for term, T, Q in zip(spec.terms, self.structures, self.precisions, strict=True):
+            self.slices.append(self._take(T.n_params))
+            self.rho_slices.append(self._take(0 if Q is None else Q.n_params))
+            names += T.names(term.effects, term.name)
+            natural += T.natural_names(term.effects, term.name)
+            if Q is not None:
+                names += Q.names(term.effects[0], term.name)
+                natural += Q.natural_names(term.effects[0], term.name)
+        self.names, self.natural_names = tuple(names), tuple(natural)
+
+    def _take(self, size: int) -> slice:
+        self.count += size
+        return slice(self.count - size, self.count)
 
     def check(self, theta: Any) -> FloatArray:
         """theta as a vector of the right length; ModelError names the parameters."""
@@ -95,10 +108,34 @@ class Parameters:
         """theta of each term."""
         return [theta[s] for s in self.slices]
 
-    def map(self, method: str, theta: FloatArray) -> FloatArray:
-        """`method` of each structure on its part, joined: to_natural, from_natural, canonical."""
-        pieces = [getattr(s, method)(part) for s, part in zip(self.structures, self.parts(theta), strict=True)]
-        return np.concatenate(pieces) if pieces else np.zeros(0)
+    def blocks(self) -> list[tuple[Covariance | Precision, slice]]:
+        """Every structure that has parameters, with its place in theta."""
+        pairs = [*zip(self.structures, self.slices, strict=True), *zip(self.precisions, self.rho_slices, strict=True)]
+        return [(s, part) for s, part in pairs if s is not None and part.stop > part.start]
+
+    def to_natural(self, theta: FloatArray) -> FloatArray:
+        """Relative standard deviations, correlations, parameters of the precisions, (k,)."""
+        out = np.empty(self.count)
+        for structure, part in self.blocks():
+            out[part] = structure.to_natural(theta[part])
+        return out
+
+    def canonical(self, theta: FloatArray) -> FloatArray:
+        """theta with the same covariances that is reported."""
+        out = theta.copy()
+        for structure, part in zip(self.structures, self.slices, strict=True):
+            out[part] = structure.canonical(theta[part])
+        return out
+
+    def start(self, roots: Sequence[FloatArray]) -> FloatArray:
+        """theta from a root of each G, (r, r); the precisions at their own start."""
+        out = np.empty(self.count)
+        for structure, part, root in zip(self.structures, self.slices, roots, strict=True):
+            out[part] = structure.nearest(root)
+        for Q, part in zip(self.precisions, self.rho_slices, strict=True):
+            if Q is not None:
+                out[part] = Q.start()
+        return out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -154,7 +191,7 @@ class Likelihood:
         solution, fixed, nu = self.solution(theta), self.products.fixed, self.degrees(reml)
         if not solution.r2 > 0.0:
             raise ModelError("the residual sum of squares is zero: the model fits the response exactly")
-        logdet = solution.logdet_M - self.products.sum_log_weights
+        logdet = solution.logdet_M - self._logdet_Q(solution.theta) - self.products.sum_log_weights
         if reml:
             logdet += 2.0 * float(np.log(np.diag(solution.RX)).sum()) + fixed.logdet
         sigma2 = solution.r2 / nu if sigma is None else sigma**2
@@ -175,9 +212,21 @@ class Likelihood:
         triples = zip(self.products.bases, self.parameters.structures, self.parameters.parts(theta), strict=True)
         return [np.ascontiguousarray(basis @ s.factor(part)) for basis, s, part in triples]
 
+    def precisions(self, theta: FloatArray) -> list[FloatArray]:
+        """Values of each Q on its pattern; ones where levels are independent."""
+        parts = [theta[part] for part in self.parameters.rho_slices]
+        sizes = [t.n_levels for t in self.spec.terms]
+        triples = zip(self.parameters.precisions, parts, sizes, strict=True)
+        return [np.ones(m) if Q is None else Q.values(rho) for Q, rho, m in triples]
+
+    def _logdet_Q(self, theta: FloatArray) -> float:
+        """log|Q~| = sum of r_k log|Q_k|."""
+        triples = zip(self.spec.terms, self.parameters.precisions, self.parameters.rho_slices, strict=True)
+        return sum(t.n_effects * Q.logdet(theta[part]) for t, Q, part in triples if Q is not None)
+
     def _solve(self, theta: FloatArray, T: list[FloatArray]) -> Solution:
         p = len(self.kept)
-        self._factorize(T)
+        self._factorize(T, theta)
         B = self.equations.right_side(T)
         E = self.engine.solve(B)
         S = self.products.xy - B.T @ E
@@ -190,11 +239,11 @@ class Likelihood:
         r2 = float(S[p, p] - half @ half)
         return Solution(theta, T, E, RX, beta, E[:, p] - E[:, :p] @ beta, r2, self.engine.logdet())
 
-    def _factorize(self, T: list[FloatArray]) -> None:
-        """M at T, unless the engine holds just that."""
+    def _factorize(self, T: list[FloatArray], theta: FloatArray) -> None:
+        """M at T and the precisions of theta, unless the engine holds just that."""
         if T is not self._held:
             self._held = None
-            self.engine.factorize(self.equations.fill(T))
+            self.engine.factorize(self.equations.fill(T, self.precisions(theta)))
             self._held = T
             self.n_evaluations += 1
 
@@ -214,19 +263,38 @@ class Likelihood:
     def _derivatives(self, theta: FloatArray, reml: bool, sigma: float | None) -> Derivatives:
         solution, nu = self.solution(theta), self.degrees(reml)
         sigma2 = solution.r2 / nu if sigma is None else sigma**2
-        by_cov, em = self._by_covariance(solution, reml, sigma2)
-        gradient, count = np.zeros(self.parameters.count), self.parameters.count
-        curvature, gradients = np.zeros((count, count)), []
-        for k, (W, part) in enumerate(zip(by_cov, self.parameters.slices, strict=True)):
+        parameters = self.parameters
+        near = self._off_edge(solution)
+        spread = self._second_moments(near, reml, sigma2)
+        gradient, curvature = np.zeros(parameters.count), np.zeros((parameters.count, parameters.count))
+        gradients, em = [], []
+        for k, T in enumerate(near.T):
+            m, part = self.spec.terms[k].n_levels, parameters.slices[k]
+            S = spread(k, self.precisions(solution.theta)[k])
+            inverse = np.linalg.inv(T)
+            W = inverse.T @ (m * np.eye(len(T)) - S) @ inverse
             dG, d2G = self._structure(k, solution.theta)
             gradient[part] = np.einsum("iab,ab->i", dG, W)
             curvature[part, part] = np.einsum("ijab,ab->ij", d2G, W)
             gradients.append(dG)
+            em.append(T @ semidefinite_cholesky(S / m))
+            self._precision_score(k, solution.theta, spread, gradient)
         information, cross = self._average_information(solution, gradients, sigma2)
         scale = solution.r2 / sigma2
         if sigma is None:
             information = information - np.outer(cross, cross) / scale
-        return Derivatives(gradient, information + curvature, information, nu - scale, cross, scale, em)
+        return Derivatives(gradient, information + curvature, information, nu - scale, cross, scale, tuple(em))
+
+    def _precision_score(
+        self, k: int, theta: FloatArray, spread: "SecondMoments", gradient: FloatArray
+    ) -> None:
+        """d(-2l)/drho = tr(H dQ~) + v'dQ~ v/sigma^2 - r dlog|Q|, into gradient (DESIGN section 3)."""
+        Q, part = self.parameters.precisions[k], self.parameters.rho_slices[k]
+        if Q is None or part.stop == part.start:
+            return
+        rho = theta[part]
+        traces = [np.trace(spread(k, dQ)) for dQ in Q.gradient(rho)]
+        gradient[part] = np.array(traces) - self.spec.terms[k].n_effects * Q.logdet_gradient(rho)
 
     def _structure(self, k: int, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
         """dG and d2G of term k in the conditioned basis."""
@@ -234,19 +302,11 @@ class Likelihood:
         part = theta[self.parameters.slices[k]]
         return basis @ structure.gradient(part) @ basis.T, basis @ structure.hessian(part) @ basis.T
 
-    def _by_covariance(
-        self, solution: Solution, reml: bool, sigma2: float
-    ) -> tuple[list[FloatArray], tuple[FloatArray, ...]]:
-        """W_k for each term, and the roots of one EM step: G_new = T (S + U/sigma^2)/m T'."""
+    def _off_edge(self, solution: Solution) -> Solution:
+        """The same solution, or one with T lifted off the edge, where W can be formed."""
         lifted = [self._lifted(k, T) for k, T in enumerate(solution.T)]
         at_edge = any(a is not b for a, b in zip(lifted, solution.T, strict=True))
-        near = self._solve(solution.theta, lifted) if at_edge else solution
-        by_cov, em = [], []
-        for k, (T, S) in enumerate(zip(near.T, self._sums(near, reml, sigma2), strict=True)):
-            m, inverse = self.spec.terms[k].n_levels, np.linalg.inv(T)
-            by_cov.append(inverse.T @ (m * np.eye(len(T)) - S) @ inverse)
-            em.append(T @ semidefinite_cholesky(S / m))
-        return by_cov, tuple(em)
+        return self._solve(solution.theta, lifted) if at_edge else solution
 
     def _lifted(self, k: int, T: FloatArray) -> FloatArray:
         """T with its singular values at least LIFT / sqrt(rows a level); the same object where they are."""
@@ -254,47 +314,60 @@ class Likelihood:
         U, s, Vt = np.linalg.svd(T)
         return T if s[-1] >= floor else np.ascontiguousarray((U * np.maximum(s, floor)) @ Vt)
 
-    def _sums(self, solution: Solution, reml: bool, sigma2: float) -> list[FloatArray]:
-        """S_k + U_k/sigma^2, (r, r) for each term."""
+    def _second_moments(self, solution: Solution, reml: bool, sigma2: float) -> "SecondMoments":
+        """(k, values of some K on Q_k's pattern) -> sum_lm K_lm (H_ml + v_m v_l'/sigma^2), (r, r)."""
         v = solution.v[:, None] / np.sqrt(sigma2)
         low_rank = self.equations.split(np.hstack([self._fixed_part(solution), v]) if reml else v)
-        blocks = self._level_blocks(solution)
-        return [S.sum(axis=0) + np.einsum("mac,mbc->ab", w, w) for S, w in zip(blocks, low_rank, strict=True)]
+        blocks, pairs = self._level_blocks(solution), self.equations.pairs
+
+        def spread(k: int, values: FloatArray) -> FloatArray:
+            first, second = pairs[k]
+            weight = np.where(first == second, 0.5, 1.0) * values
+            half = np.einsum("t,tab->ab", weight, blocks[k])
+            half += np.einsum("tac,tbc->ab", weight[:, None, None] * low_rank[k][first], low_rank[k][second])
+            return half + half.T
+
+        return spread
 
     def _fixed_part(self, solution: Solution) -> FloatArray:
         """N (q, p) with (C^-1)_vv = M^-1 + N N'."""
         return sla.solve_triangular(solution.RX, solution.E[:, : len(solution.beta)].T, lower=True).T
 
     def _level_blocks(self, solution: Solution) -> list[FloatArray]:
-        """Diagonal blocks of M^-1, (m, r, r) for each term."""
-        self._factorize(solution.T)
-        rows, cols = self.equations.within
-        values, end, out = self.engine.selected_inverse(rows, cols), 0, []
-        for term in self.spec.terms:
-            i, j = np.tril_indices(term.n_effects)
-            lower = values[end : (end := end + term.n_levels * len(i))].reshape(-1, len(i))
-            block = np.empty((term.n_levels, term.n_effects, term.n_effects))
-            block[:, i, j] = lower
-            block[:, j, i] = lower
-            out.append(block)
-        return out
+        """Blocks of M^-1 between the levels that Q joins, (n, r, r) for each term."""
+        self._factorize(solution.T, solution.theta)
+        return self.equations.level_blocks(self.engine.selected_inverse)
 
     def _average_information(
         self, solution: Solution, gradients: list[FloatArray], sigma2: float
     ) -> tuple[FloatArray, FloatArray]:
-        """AI_ij = f_i'P f_j/sigma^2 and f_i'Py/sigma^2, f_i = Z (I x dG_i) Z'Py (Gilmour, Thompson & Cullis 1995)."""
+        """AI_ij = f_i'P f_j/sigma^2 and f_i'Py/sigma^2, f_i = dV_i Py = Z c_i (Gilmour, Thompson & Cullis 1995)."""
         p, w = len(solution.beta), self._score_effects(solution)
-        C = [np.zeros((*wk.shape[:2], self.parameters.count)) for wk in w]
-        for Ck, wk, dG, part in zip(C, w, gradients, self.parameters.slices, strict=True):
-            Ck[:, :, part] = np.einsum("iab,mb->mai", dG, wk[:, :, 0])
+        C = [self._working_effects(k, solution, w[k][:, :, 0], dG) for k, dG in enumerate(gradients)]
         F = self.equations.gram_times(C)
         c, f = self._stack(C), self._stack(F)
         a = self._stack([T.T @ Fk for T, Fk in zip(solution.T, F, strict=True)])
         g = self._stack([Zxy[:, :, :p] for Zxy in self.products.Zxy]).T @ c
         t = sla.solve_triangular(solution.RX, g - solution.E[:, :p].T @ a, lower=True)
-        self._factorize(solution.T)
+        self._factorize(solution.T, solution.theta)
         information = c.T @ f - a.T @ self.engine.solve(a) - t.T @ t
         return information / sigma2, (c.T @ self._stack(w))[:, 0] / sigma2
+
+    def _working_effects(self, k: int, solution: Solution, w: FloatArray, dG: FloatArray) -> FloatArray:
+        """c_i of term k's parameters, (m, r, count): (I x dG_i) Q^-1 w for T, -(I x T) Q^-1 dQ_i v for rho."""
+        Q, parameters, theta = self.parameters.precisions[k], self.parameters, solution.theta
+        v = self.equations.split(solution.v)[k][:, :, 0]
+        C = np.zeros((*w.shape, parameters.count))
+        if Q is None:
+            C[:, :, parameters.slices[k]] = np.einsum("iab,mb->mai", dG, w)
+            return C
+        solve = _precision_solver(Q, theta[parameters.rho_slices[k]])
+        C[:, :, parameters.slices[k]] = np.einsum("iab,mb->mai", dG, solve(w))
+        first, second = self.equations.pairs[k]
+        for i, dQ in enumerate(Q.gradient(theta[parameters.rho_slices[k]])):
+            product = sparse_symmetric(first, second, dQ, Q.n_levels) @ v
+            C[:, :, parameters.rho_slices[k].start + i] = -solve(product) @ solution.T[k].T
+        return C
 
     def _stack(self, parts: Sequence[FloatArray]) -> FloatArray:
         """(m, r, c) of each term -> (q, c)."""
@@ -316,7 +389,10 @@ class Likelihood:
     def random_vcov(self, theta: FloatArray, sigma: float, *, prediction: bool) -> tuple[FloatArray, ...]:
         """Covariance of each level's effects, (m, r, r): given beta, as in lme4, or of b_hat - b (Henderson)."""
         solution = self.solution(theta)
-        blocks = self._level_blocks(solution)
+        blocks = [
+            block[first == second]
+            for block, (first, second) in zip(self._level_blocks(solution), self.equations.pairs, strict=True)
+        ]
         extra = self.equations.split(self._fixed_part(solution)) if prediction else []
         out = []
         for k, (basis, T, block) in enumerate(zip(self.products.bases, solution.T, blocks, strict=True)):
@@ -327,5 +403,27 @@ class Likelihood:
 
     def scaling(self) -> FloatArray:
         """Matrix S (k, k), x = S theta: coordinates of order one for an optimiser."""
-        pairs = zip(self.parameters.structures, self.products.bases, strict=True)
-        return sla.block_diag(*[s.scaling(basis) for s, basis in pairs]) if self.parameters.count else np.zeros((0, 0))
+        out = np.eye(self.parameters.count)
+        for s, basis, part in zip(self.parameters.structures, self.products.bases, self.parameters.slices, strict=True):
+            out[part, part] = s.scaling(basis)
+        return out
+
+
+SecondMoments = Callable[[int, FloatArray], FloatArray]
+
+
+def sparse_symmetric(rows: IntArray, cols: IntArray, values: FloatArray, m: int) -> sp.csr_array:
+    """The symmetric m x m matrix whose lower triangle is given."""
+    off = rows != cols
+    entries = np.append(values, values[off]), (np.append(rows, cols[off]), np.append(cols, rows[off]))
+    return sp.csr_array(entries, shape=(m, m))
+
+
+def _precision_solver(Q: Precision, rho: FloatArray) -> Callable[[FloatArray], FloatArray]:
+    """right (m, r) -> Q^-1 right, by its own sparse Cholesky."""
+    rows, cols = Q.pattern()
+    lower = sp.csc_array((Q.values(rho), (rows, cols)), shape=(Q.n_levels, Q.n_levels))
+    lower.sort_indices()
+    engine = make_engine("auto", Pattern(lower.indptr.astype(np.int64), lower.indices.astype(np.int64)))
+    engine.factorize(lower.data)
+    return engine.solve

@@ -57,6 +57,5 @@ def starting_theta(likelihood: Likelihood, *, reml: bool) -> tuple[FloatArray, i
 
 def _nearest(likelihood: Likelihood, roots: list[FloatArray]) -> FloatArray:
     """theta from roots of G in the conditioned bases."""
-    triples = zip(likelihood.parameters.structures, likelihood.products.bases, roots, strict=True)
-    parts = [s.nearest(np.linalg.solve(basis, root).astype(np.float64)) for s, basis, root in triples]
-    return np.concatenate(parts)
+    pairs = zip(likelihood.products.bases, roots, strict=True)
+    return likelihood.parameters.start([np.linalg.solve(basis, root) for basis, root in pairs])

@@ -82,7 +82,7 @@ class RandomTerm:
             put("Z", sp.csc_array(self.Z, dtype=np.float64))
             m = self.Z.shape[1] // r
         else:
-            codes, m = _check_codes(self.Z, name)
+            codes, m = _check_codes(self.Z, name, self.Q)
             put("Z", codes)
             if self.columns is not None:
                 put("columns", _check_columns(self.columns, len(codes), name))
@@ -91,7 +91,9 @@ class RandomTerm:
         if len(effects) != r:
             raise ModelError(f"term '{name}': {len(effects)} effect names for {r} effects")
         put("effects", tuple(effects))
-        put("n_levels", m if self.Q is None else max(m, self.Q.n_levels))
+        if self.Q is not None and sp.issparse(self.Z) and m != self.Q.n_levels:
+            raise ModelError(f"term '{name}': Z is for {m} levels, its precision for {self.Q.n_levels}")
+        put("n_levels", m)
         put("n_effects", r)
         structure = self.structure
         covariance = make_covariance(structure, r, self.label) if isinstance(structure, str) else structure
@@ -154,7 +156,7 @@ class ModelSpec:
         return sum(t.n_random for t in self.terms)
 
 
-def _check_codes(Z: Any, name: str) -> tuple[IntArray, int]:
+def _check_codes(Z: Any, name: str, Q: Precision | None) -> tuple[IntArray, int]:
     codes = np.asarray(Z)
     if codes.ndim != 1 or codes.dtype.kind not in "iu":
         raise DataError(
@@ -164,6 +166,10 @@ def _check_codes(Z: Any, name: str) -> tuple[IntArray, int]:
     if codes.size and codes.min() < 0:
         raise DataError(f"term '{name}': codes must be 0 ... m-1, the smallest is {codes.min()}")
     m = int(codes.max()) + 1 if codes.size else 0
+    if Q is not None:
+        if m > Q.n_levels:
+            raise DataError(f"term '{name}': code {m - 1} is beyond the {Q.n_levels} levels of its precision")
+        return codes.astype(np.int64, copy=False), Q.n_levels
     used = np.zeros(m, dtype=bool)
     used[codes] = True
     if not used.all():

@@ -22,8 +22,8 @@ def variance_parameters(fit: "Fit") -> pd.Series:
 
 def _natural(fit: "Fit", theta: FloatArray, sigma: float) -> FloatArray:
     parameters = fit.likelihood.parameters
-    scale = np.array([1.0 if n.startswith("cor_") else sigma for n in parameters.natural_names])
-    return np.append(parameters.map("to_natural", theta) * scale, sigma)
+    scale = np.array([sigma if n.startswith("sd_") else 1.0 for n in parameters.natural_names])
+    return np.append(parameters.to_natural(theta) * scale, sigma)
 
 
 def variance_parameter_errors(fit: "Fit") -> pd.Series:
