@@ -6,10 +6,10 @@ Every position refers to the text as the user wrote it, so that an error underli
 
 import builtins
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .._errors import FormulaError
-from ..structures import covariance_words
+from ..structures import covariance_words, latent_words
 from .tokens import Expr, Source, tokenize
 
 _BARS = ("|", "||")
@@ -17,7 +17,11 @@ _BARS = ("|", "||")
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """`word(left | group)`. groups: interactions that the right side expands to, `a/b` = (a,), (a, b)."""
+    """`word(left | group)`. groups: interactions that the right side expands to, `a/b` = (a,), (a, b).
+
+    given, options: what follows a comma, `ped(1 | id, P)`, `ar1(0 + t | g, start='free')`. factors: the parts of
+    `ar1(0 + row):ar1(0 + col)`, whose own left sides and groups then are the first part's.
+    """
 
     left: Expr
     groups: tuple[tuple[str, ...], ...]
@@ -25,6 +29,9 @@ class Bar:
     uncorrelated: bool
     start: int
     end: int
+    given: Expr | None = None
+    options: tuple[tuple[str, Expr], ...] = ()
+    factors: tuple["Bar", ...] = ()
 
     def error(self, message: str) -> FormulaError:
         """A FormulaError that underlines the whole term."""
@@ -102,7 +109,7 @@ def _no_stray_bars(source: Source, lo: int, hi: int, functions: Collection[str])
 
 
 def _no_stray_word(source: Source, i: int, close: int, functions: Collection[str]) -> None:
-    word, words = source.tokens[i].text, covariance_words()
+    word, words = source.tokens[i].text, {*covariance_words(), *latent_words()}
     if word == "offset":
         raise source.error("offset(...) stands alone between '+' signs", i, close + 1)
     if word.split(".")[0] in functions and word not in words:
@@ -145,7 +152,11 @@ class _Parts:
         opening = lo + bool(word)
         enclosed = source.partner.get(opening) == hi - 1 and source.tokens[opening].text == "("
         bars = [i for i in source.top(opening + 1, hi - 1) if source.tokens[i].text in _BARS] if enclosed else []
-        if word == "offset" and enclosed:
+        pieces = self._latent_calls(lo, hi)
+        if pieces:
+            self._no_minus(addend, "a random term")
+            self.bars.append(_read_latent(source, pieces, self.functions))
+        elif word == "offset" and enclosed:
             self._no_minus(addend, "an offset")
             self._add_offset(lo, hi)
         elif bars and (not word or word in covariance_words()):
@@ -157,6 +168,18 @@ class _Parts:
         else:
             _no_stray_bars(source, lo, hi, self.functions)
             self.fixed.append(addend)
+
+    def _latent_calls(self, lo: int, hi: int) -> list[tuple[int, int]]:
+        """The addend as calls of words with correlated levels joined by ':', or nothing where it is not."""
+        source = self.source
+        cuts = [i for i in source.top(lo, hi) if source.tokens[i].text == ":"]
+        pieces = list(zip([lo, *(i + 1 for i in cuts)], [*cuts, hi], strict=True))
+        words = latent_words()
+        is_latent = [
+            a < b and source.is_call(a) and source.tokens[a].text in words and source.partner[a + 1] == b - 1
+            for a, b in pieces
+        ]
+        return pieces if all(is_latent) else []
 
     def _add_offset(self, lo: int, hi: int) -> None:
         if hi - lo == 3:
@@ -207,6 +230,48 @@ def _read_bar(source: Source, addend: _Addend, word: str, bars: list[int], funct
     groups = _Groups(source, hi).read(bar + 1)
     start, end = source.tokens[addend.lo].start, source.tokens[hi].end
     return Bar(source.expr(lo, bar), groups, word, uncorrelated, start, end)
+
+
+def _read_latent(source: Source, pieces: list[tuple[int, int]], functions: Collection[str]) -> Bar:
+    """`ar1(0 + t | g)`, `ar1(0 + t)`, `ped(1 + x | id, P)`, or several joined by ':'."""
+    bars = tuple(_read_latent_call(source, lo, hi, functions) for lo, hi in pieces)
+    if len(bars) == 1:
+        return bars[0]
+    return replace(bars[0], end=bars[-1].end, factors=bars)
+
+
+def _read_latent_call(source: Source, lo: int, hi: int, functions: Collection[str]) -> Bar:
+    word, first, last = source.tokens[lo].text, lo + 2, hi - 1
+    commas = [i for i in source.top(first, last) if source.tokens[i].text == ","]
+    end = commas[0] if commas else last
+    if first == end:
+        raise source.error(f"{word}() is empty", lo, hi)
+    bars = [i for i in source.top(first, end) if source.tokens[i].text in _BARS]
+    if len(bars) > 1 or (bars and bars[0] in (first, end - 1)):
+        raise source.error(f"{word}(...) is written {word}(effects | group)", first, end)
+    if bars and source.tokens[bars[0]].text == "||":
+        raise source.error(f"'||' inside {word}(): write {word}(... | g)", bars[0], bars[0] + 1)
+    stop = bars[0] if bars else end
+    _no_stray_bars(source, first, stop, functions)
+    groups = _Groups(source, end).read(stop + 1) if bars else ()
+    given, options = _arguments(source, [*commas, last] if commas else [])
+    span = source.tokens[lo].start, source.tokens[hi - 1].end
+    return Bar(source.expr(first, stop), groups, word, False, *span, given, options)
+
+
+def _arguments(source: Source, cuts: list[int]) -> tuple[Expr | None, tuple[tuple[str, Expr], ...]]:
+    """The object after the first comma, and the `name=value` options."""
+    given, options = None, []
+    for a, b in zip(cuts, cuts[1:], strict=False):
+        if b - a < 2:
+            raise source.error("an argument is missing here", a, b)
+        if b - a > 3 and source.tokens[a + 2].text == "=":
+            options.append((source.tokens[a + 1].text, source.expr(a + 3, b, python=True)))
+        elif given is None:
+            given = source.expr(a + 1, b, python=True)
+        else:
+            raise source.error("one object only goes with a term", a + 1, b)
+    return given, tuple(options)
 
 
 class _Groups:

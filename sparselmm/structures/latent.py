@@ -1,0 +1,75 @@
+"""Words of a formula whose levels are correlated: what they read, and the precision that they make of it.
+
+A series word reads times, `ar1(0 + t | g)`; a level word reads labels and an object of the user's, `ped(1 | id, P)`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .._errors import ModelError
+from .._typing import AnyArray, IntArray
+from ..kernels.series import States, distinct_states, latent_states
+from .ar1 import AR1
+from .base import Precision
+from .known import Known
+from .ou import OU
+from .pedigree import Pedigree
+
+SeriesMaker = Callable[[States, Mapping[str, Any]], Precision]
+LevelMaker = Callable[[Any, Sequence[Any], str], tuple[IntArray, Precision, Sequence[Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesWord:
+    """states: (times, series, n_series, name) -> States. make: states, options -> Precision. options: their names."""
+
+    states: Callable[[AnyArray, IntArray, int, str], States]
+    make: SeriesMaker
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LevelWord:
+    """make: (the user's object, labels of the data's levels, group) -> code of each label, Precision, its labels."""
+
+    make: LevelMaker
+    needs: str
+
+
+_WORDS: dict[str, SeriesWord | LevelWord] = {}
+
+
+def register_latent(word: str, how: SeriesWord | LevelWord) -> None:
+    """Make a word with correlated levels known to formulas."""
+    _WORDS[word] = how
+
+
+def latent_words() -> Mapping[str, SeriesWord | LevelWord]:
+    """Every registered word with correlated levels."""
+    return dict(_WORDS)
+
+
+def _ar1(states: States, options: Mapping[str, Any]) -> Precision:
+    return AR1(states.lengths, start=options.get("start", "stationary"))
+
+
+def _ou(states: States, options: Mapping[str, Any]) -> Precision:
+    return OU(states.times, states.lengths)
+
+
+def _ped(given: Any, labels: Sequence[Any], group: str) -> tuple[IntArray, Precision, Sequence[Any]]:
+    if not isinstance(given, Pedigree):
+        raise ModelError(f"ped(... | {group}, P): P is a Pedigree(id, sire, dam), not {type(given).__name__}")
+    return given.index(labels), given.precision(), given.ids
+
+
+def _known(given: Any, labels: Sequence[Any], group: str) -> tuple[IntArray, Precision, Sequence[Any]]:
+    known = given if isinstance(given, Known) else Known(given)
+    return known.codes(labels), known, known.levels
+
+
+register_latent("ar1", SeriesWord(latent_states, _ar1, ("start",)))
+register_latent("ou", SeriesWord(distinct_states, _ou))
+register_latent("ped", LevelWord(_ped, "a Pedigree"))
+register_latent("known", LevelWord(_known, "a precision matrix, or Known(matrix, ...)"))
