@@ -1,12 +1,15 @@
 """The front door: formula and table, or arrays, to a fit. Wiring only."""
 
+import difflib
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
-from ._errors import DataError, EngineError, ModelError
+from ._errors import DataError, EngineError, ModelError, SparselmmWarning
 from ._typing import FloatArray
 from .dense import DenseLikelihood
 from .engines import ENGINES
@@ -15,7 +18,7 @@ from .fitting import estimate
 from .formula import build_spec
 from .likelihood import Likelihood
 from .optimize import Options
-from .report import describe, progress
+from .report import describe, not_converged, progress
 from .results import Fit
 from .terms import ModelSpec, RandomTerm
 
@@ -40,6 +43,7 @@ class LinearMixedModel:
         context: Mapping[str, Any] | None = None,
         engine: str = "auto",
     ):
+        _check_engine(engine)
         if residual is not None:
             raise ModelError(f"residual={residual!r}: this version has independent residuals only; leave it out")
         began = time.perf_counter()
@@ -58,24 +62,25 @@ class LinearMixedModel:
         fixed_names: Sequence[str] | None = None,
         engine: str = "auto",
     ) -> "LinearMixedModel":
-        """The model from y (n,), X (n, p) and random terms; no table, no formula, nothing is dropped."""
+        """The model from y (n,), X (n, p) and random terms; no table, no formula, no row is dropped.
+
+        fixed_names: of the columns of X, `x0`, `x1`, ... if None.
+        """
+        _check_engine(engine)
+        matrix = _matrix(X)
         spec = ModelSpec(
             y=_vector(y, "y"),
-            X=(matrix := _matrix(X)),
-            fixed_names=tuple(fixed_names) if fixed_names else tuple(f"x{j}" for j in range(matrix.shape[1])),
-            terms=tuple(terms),
+            X=matrix,
+            fixed_names=_names(fixed_names, matrix.shape[1]),
+            terms=_terms(terms),
             weights=None if weights is None else _vector(weights, "weights"),
             offset=None if offset is None else _vector(offset, "offset"),
         )
-        if len(spec.fixed_names) != matrix.shape[1]:
-            raise DataError(f"{len(spec.fixed_names)} fixed_names for {matrix.shape[1]} columns of X")
         self = cls.__new__(cls)
         self._set_up(spec, engine, {"formula": 0.0})
         return self
 
     def _set_up(self, spec: ModelSpec, engine: str, timings: dict[str, float]) -> None:
-        if engine not in ENGINES:
-            raise EngineError(f"unknown engine '{engine}': known are {', '.join(ENGINES)}")
         self.spec = spec
         began = time.perf_counter()
         products = None if engine == "dense" else cross_products(spec)
@@ -88,7 +93,7 @@ class LinearMixedModel:
 
     def loglik(self, theta: Any, *, reml: bool = True) -> float:
         """Log-likelihood (restricted if reml) at theta, sigma and beta profiled out."""
-        return -0.5 * self.likelihood(np.asarray(theta, dtype=float), reml=reml).deviance
+        return -0.5 * self.likelihood(theta, reml=reml).deviance
 
     def describe(self) -> str:
         """Sizes, nonzeros of M and of its factor, the engine and why, a memory forecast: before any fit."""
@@ -112,7 +117,14 @@ class LinearMixedModel:
         with progress(verbose) as report:
             found = estimate(self.likelihood, reml=reml, held=fixed, start=start, options=options, report=report)
         timings = self._timings | {"optimisation": time.perf_counter() - began}
-        return Fit(self.spec, self.likelihood, found, timings | {"total": sum(timings.values())})
+        fit = Fit(self.spec, self.likelihood, found, timings | {"total": sum(timings.values())})
+        if not fit.converged:
+            warnings.warn(f"the fit did not converge: {not_converged(fit)}", SparselmmWarning, stacklevel=2)
+        return fit
+
+    def __repr__(self) -> str:
+        spec = self.spec
+        return f"<sparselmm model: {spec.formula or 'from arrays'}; {spec.n:,} observations, {spec.q:,} random effects>"
 
 
 def lmm(
@@ -139,22 +151,47 @@ def lmm(
     return model.fit(reml=reml, fixed=fixed, start=start, verbose=verbose)
 
 
+def _check_engine(engine: Any) -> None:
+    if engine not in ENGINES:
+        close = difflib.get_close_matches(str(engine), ENGINES, n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        raise EngineError(f"unknown engine {engine!r}.{hint} Known are {', '.join(ENGINES)}")
+
+
+def _terms(terms: Any) -> tuple[RandomTerm, ...]:
+    if isinstance(terms, RandomTerm) or not all(isinstance(t, RandomTerm) for t in terms):
+        raise DataError("terms must be a list of RandomTerm, as in [RandomTerm(codes, name='g')]")
+    return tuple(terms)
+
+
+def _names(names: Sequence[str] | None, p: int) -> tuple[str, ...]:
+    out = tuple(f"x{j}" for j in range(p)) if names is None else tuple(names)
+    if len(out) != p or len(set(out)) != p:
+        given = ", ".join(map(repr, out))
+        raise DataError(f"fixed_names: {p} columns of X need {p} different names, not {given}")
+    return out
+
+
 def _vector(values: Any, what: str) -> FloatArray:
-    try:
-        out = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{what} is not numeric: {error}") from error
+    out = _numbers(values, what)
     if out.ndim != 1:
         raise DataError(f"{what} must be a vector, not of shape {out.shape}")
     return out
 
 
 def _matrix(X: Any) -> FloatArray:
-    try:
-        out = np.asarray(X, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"X is not numeric: {error}") from error
+    if sp.issparse(X):
+        raise DataError("X is sparse, and fixed effects are kept dense: give X.toarray()")
+    out = _numbers(X, "X")
     out = out[:, None] if out.ndim == 1 else out
     if out.ndim != 2:
         raise DataError(f"X must be a matrix (n, p), not of shape {out.shape}")
     return out
+
+
+def _numbers(values: Any, what: str) -> FloatArray:
+    array = np.asarray(values)
+    try:
+        return array.astype(np.float64, casting="unsafe" if array.dtype.kind == "O" else "same_kind")
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{what} is not numeric: {error}") from error

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
+from numbers import Real
 from typing import Protocol
 
 import numpy as np
@@ -122,15 +123,25 @@ class HeldChart:
 
 
 def make_chart(parameters: Parameters, scaling: FloatArray, held: Mapping[str, float] | None) -> Chart:
-    """FreeChart, or HeldChart where something is held. ModelError for a name that is not a parameter."""
+    """FreeChart, or HeldChart where something is held. ModelError for a name or a value that cannot be."""
     if not held:
         return FreeChart(parameters, scaling)
+    if not isinstance(held, Mapping):
+        raise ModelError(f'fixed: names with values, as in {{"sigma": 1.0}}, not {held!r}')
     known = (*parameters.natural_names, SIGMA)
     for name, value in held.items():
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
+            close = difflib.get_close_matches(str(name), known, n=1)
             hint = f" Did you mean '{close[0]}'?" if close else ""
             raise ModelError(f"fixed: no parameter '{name}'.{hint} This model has {', '.join(known)}")
-        if not np.isfinite(value) or (name.startswith("sd_") and value < 0) or (name == SIGMA and value == 0):
-            raise ModelError(f"fixed: {name} cannot be {value}; a standard deviation is at least 0, sigma above 0")
+        _check_value(name, value)
     return HeldChart(parameters, scaling, {k: float(v) for k, v in held.items()})
+
+
+def _check_value(name: str, value: object) -> None:
+    number = float(value) if isinstance(value, Real) else np.nan
+    is_cor, is_sd = name.startswith(("cor_", "rho_")), name.startswith("sd_") or name == SIGMA
+    fits = abs(number) <= 1.0 if is_cor else np.isfinite(number) and (number >= 0.0 or not is_sd)
+    if not fits or (name == SIGMA and number == 0.0):
+        rule = "a correlation lies between -1 and 1" if is_cor else "a standard deviation is at least 0, sigma above 0"
+        raise ModelError(f"fixed: {name} cannot be {value!r}; {rule}")

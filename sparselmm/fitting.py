@@ -19,7 +19,10 @@ SAME = 1e-9  # a deviance higher by no more than this, or this times 1e-3 of its
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Estimate:
-    """Where the search ended. optimum is None where every parameter was held. n_iter counts EM steps too."""
+    """Where the search ended. optimum is None where every parameter was held. n_iter counts EM steps too.
+
+    n_factorisations: of the equations, for the start, the search, the certificate and the answer.
+    """
 
     evaluation: Evaluation
     derivatives: Derivatives
@@ -28,6 +31,7 @@ class Estimate:
     held: Mapping[str, float]
     gradient_norm: float
     n_iter: int
+    n_factorisations: int
     is_singular: bool
 
     @property
@@ -63,6 +67,7 @@ def estimate(
     report: Callable[[Iteration], None] | None = None,
 ) -> Estimate:
     """Minimise the criterion. held: `varpar` names with values. start: theta (k,), by moments and EM if None."""
+    before = likelihood.n_evaluations
     chart = make_chart(likelihood.parameters, likelihood.scaling(), held)
     theta, n_em = _start(likelihood, start, reml)
     sigma = (held or {}).get("sigma") or likelihood(theta, reml=reml).sigma
@@ -82,7 +87,8 @@ def estimate(
     n_iter = n_em + (optimum.n_iter if optimum else 0)
     norm = optimum.gradient_norm if optimum else 0.0
     singular = bool(likelihood.parameters.count) and _is_singular(likelihood, theta)
-    return Estimate(evaluation, derivatives, optimum, reml, dict(held or {}), norm, n_iter, singular)
+    count = likelihood.n_evaluations - before
+    return Estimate(evaluation, derivatives, optimum, reml, dict(held or {}), norm, n_iter, count, singular)
 
 
 def _start(likelihood: Likelihood | DenseLikelihood, start: FloatArray | None, reml: bool) -> tuple[FloatArray, int]:

@@ -99,9 +99,13 @@ class Parameters:
 
     def check(self, theta: Any) -> FloatArray:
         """theta as a vector of the right length; ModelError names the parameters."""
-        out = np.asarray(theta, dtype=np.float64)
+        try:
+            out = np.asarray(theta, dtype=np.float64)
+        except (TypeError, ValueError):
+            out = np.full(1, np.nan)
         if out.shape != (self.count,) or not np.isfinite(out).all():
-            raise ModelError(f"theta must be {self.count} finite numbers, for {', '.join(self.names)}; not {theta}")
+            names = f", for {', '.join(self.names)}" if self.names else ""
+            raise ModelError(f"theta must be {self.count} finite numbers{names}; not {theta}")
         return out
 
     def parts(self, theta: FloatArray) -> list[FloatArray]:

@@ -185,7 +185,7 @@ class _Newton:
     def optimum(self) -> Optimum:
         """The record of the search."""
         last = self.log[-1]
-        message = "converged" if self.converged else self.message or f"{self.options.max_iter} iterations spent"
+        message = "converged" if self.converged else self.message or f"no end within {self.options.max_iter} iterations"
         return Optimum(
             self.x, self.value, self.gradient, self._model(), last.gradient_norm, self.converged,
             len(self.log) - 1, self.n_evaluations, self.method, message, tuple(self.log),
@@ -202,6 +202,7 @@ def scaled_gradient(gradient: FloatArray, hessian: FloatArray) -> float:
     return norm if values.size and np.linalg.eigvalsh(hessian)[0] > -1e-8 * values.max() else max(norm, 1.0)
 
 
+@np.errstate(over="ignore")  # a step of infinite length is just too long
 def trust_region_step(gradient: FloatArray, hessian: FloatArray, radius: float) -> FloatArray:
     """Minimiser of g's + s'Hs/2 in |s| <= radius (More & Sorensen 1983, by the eigenvalues of H)."""
     values, vectors = np.linalg.eigh(hessian)

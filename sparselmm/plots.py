@@ -25,7 +25,7 @@ def caterpillar(fit: "Fit", group: str | None = None, effect: str | None = None,
     group = next(iter(frames)) if group is None else group
     if group not in frames:
         raise ModelError(f"no group '{group}': this fit has {', '.join(frames)}")
-    effects = [c for c in frames[group].columns if not c.endswith("_se")]
+    effects = list(fit.ranef()[group].columns)
     effect = effects[0] if effect is None else effect
     if effect not in effects:
         raise ModelError(f"no effect '{effect}' of '{group}': it has {', '.join(effects)}")

@@ -1,31 +1,34 @@
 """Every text and table that a person reads: summary, describe, tidy, glance, progress."""
 
 import sys
-import time
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from .engines.dense import forecast_bytes
+from .inference.varpar import at_edge, term_covariances
 from .likelihood import Likelihood
 from .optimize import Iteration
+from .structures.base import correlations
 
 if TYPE_CHECKING:
     from .dense import DenseLikelihood
     from .results import Fit
+    from .terms import ModelSpec
 
 PATIENCE = 3.0  # seconds before a terminal shows a progress line
+WIDEST = 7  # decimals of a table's column
 
 
 def summary(fit: "Fit") -> str:
     """lme4's layout: criterion, scaled residuals, variances, fixed effects, and the facts of the fit."""
-    kind = "REML" if fit.reml else "maximum likelihood"
-    lines = [f"Linear mixed model fit by {kind}"]
+    lines = [f"Linear mixed model fit by {'REML' if fit.reml else 'maximum likelihood'}"]
     if fit.spec.formula:
-        lines.append(f"Formula: {fit.spec.formula}")
+        lines.append(f"Formula: {' '.join(fit.spec.formula.split())}")
     lines += ["", _criterion(fit), "", _scaled_residuals(fit), "", "Random effects:", _random_table(fit), _sizes(fit)]
     lines += ["", "Fixed effects:", _fixed_table(fit), "", *_facts(fit)]
     return "\n".join(lines)
@@ -33,7 +36,7 @@ def summary(fit: "Fit") -> str:
 
 def _criterion(fit: "Fit") -> str:
     name = "REML criterion" if fit.reml else "-2 log-likelihood"
-    return f"{name}: {fit.deviance:.4f}    AIC {fit.aic:.1f}, BIC {fit.bic:.1f}, {fit.n_params} parameters"
+    return f"{name}: {fit.deviance:.4f}    AIC {fit.aic:.1f}, BIC {fit.bic:.1f}, {count(fit.n_params, 'parameter')}"
 
 
 def _scaled_residuals(fit: "Fit") -> str:
@@ -44,17 +47,21 @@ def _scaled_residuals(fit: "Fit") -> str:
 
 
 def _random_table(fit: "Fit") -> str:
-    rows, table = [], fit.varcorr
-    variances = table[table.effect2.isna()]
-    pairs = {(r.group, r.effect1, r.effect2): r.sdcor for r in table[table.effect2.notna()].itertuples()}
-    seen: list[tuple[str, str]] = []
-    for row in variances.itertuples():
-        new = not seen or seen[-1][0] != row.group
-        known = [e for g, e in seen if g == row.group]
-        cors = [f"{pairs[(row.group, e, row.effect1)]:6.2f}" for e in known if (row.group, e, row.effect1) in pairs]
-        rows.append([row.group if new else "", row.effect1 or "", f"{row.vcov:.6g}", f"{row.sdcor:.5g}", " ".join(cors)])
-        seen.append((row.group, row.effect1))
-    return _aligned(["Group", "Effect", "Variance", "Std.Dev.", "Corr"], rows, left=2)
+    """A row an effect; the correlations with the effects above it in the same term."""
+    names: list[list[str]] = []
+    cors: list[list[str]] = []
+    for term, cov, correlated in term_covariances(fit):
+        cor = correlations(cov)
+        for i, effect in enumerate(term.effects):
+            names.append(["" if i else term.name, effect])
+            cors.append([f"{c:5.2f}" for c in cor[i, :i]] if correlated else [])
+    variances = fit.varcorr[fit.varcorr.effect2.isna()]
+    columns = [decimals(variances.vcov), decimals(variances.sdcor)]
+    width = max(map(len, cors), default=0)
+    rows = [[*n, v, s, *c, *[""] * (width - len(c))] for n, v, s, c in zip(
+        [*names, ["Residual", ""]], *columns, [*cors, []], strict=True
+    )]  # fmt: skip
+    return aligned(["Group", "Effect", "Variance", "Std.Dev.", *["Corr", *[""] * width][:width]], rows, "<<>>")
 
 
 def _sizes(fit: "Fit") -> str:
@@ -66,42 +73,77 @@ def _sizes(fit: "Fit") -> str:
 def _fixed_table(fit: "Fit") -> str:
     if not fit.spec.fixed_names:
         return "  none"
-    rows = []
-    for name, value, se in zip(fit.fixef.index, fit.fixef, fit.fixef_se, strict=True):
-        rows.append([name, *(f"{v:.6g}" for v in (value, se)), f"{value / se:.3f}"])
-    return _aligned(["", "Estimate", "Std. Error", "t value"], rows, left=1)
+    dropped = fit.dropped_columns
+    kept = fit.fixef.drop(list(dropped))
+    errors = fit.fixef_se[kept.index]
+    t_values = [f"{t:.3f}" for t in kept / errors]
+    cells = zip(decimals(kept), decimals(errors), t_values, strict=True)
+    known = dict(zip(kept.index, cells, strict=True))
+    rows = [[name, *known.get(name, ("dropped", "", ""))] for name in fit.spec.fixed_names]
+    return aligned(["", "Estimate", "Std. Error", "t value"], rows, "<>>>")
 
 
 def _facts(fit: "Fit") -> Iterator[str]:
     yield _search(fit)
     if fit.is_singular:
-        yield "Singular fit: a variance is zero or a correlation is +-1."
+        edge = [f"{name} = {fit.varpar[name]:.0f}" for name, there in at_edge(fit).items() if there]
+        yield f"Singular fit: {', '.join(edge) or 'a covariance matrix is not of full rank'}"
     if fit.method == "cobyqa":
         yield "Newton's method stopped short; the derivative-free search COBYQA went on from there."
     if fit.estimate.held:
         yield "Held: " + ", ".join(f"{k} = {v:g}" for k, v in fit.estimate.held.items())
-    if fit.spec.n_dropped:
-        yield f"Rows with missing values dropped: {fit.spec.n_dropped:,}"
-    if fit.dropped_columns:
-        yield f"Fixed effects dropped as linearly dependent: {', '.join(fit.dropped_columns)}"
+    if fit.spec.weights is not None:
+        yield f"Weights: {fit.spec.weights.min():g} to {fit.spec.weights.max():g}"
+    yield from _losses(fit.spec, fit.dropped_columns)
     yield "Seconds: " + ", ".join(f"{stage} {seconds:.3f}" for stage, seconds in fit.timings.items())
 
 
 def _search(fit: "Fit") -> str:
-    where = f"engine {fit.engine}, {fit.likelihood.n_evaluations} factorisations"
+    where = f"engine {fit.engine}, {count(fit.estimate.n_factorisations, 'factorisation')}"
     if fit.estimate.optimum is None:
         return f"Nothing to optimise; {where}"
-    verdict = "Converged" if fit.converged else f"NOT CONVERGED ({fit.estimate.optimum.message})"
-    return f"{verdict} in {fit.n_iter} iterations, scaled gradient {fit.gradient_norm:.1e}; {where}"
+    if not fit.converged:
+        return f"NOT CONVERGED: {not_converged(fit)}; {where}"
+    return f"Converged in {count(fit.n_iter, 'iteration')}, scaled gradient {fit.gradient_norm:.1e}; {where}"
 
 
-def _aligned(header: list[str], rows: list[list[str]], left: int) -> str:
-    """Columns padded to their widest cell, the first `left` of them to the left."""
+def not_converged(fit: "Fit") -> str:
+    """Why the search stopped, and how far from an optimum."""
+    message = "" if fit.estimate.optimum is None else fit.estimate.optimum.message
+    return f"{message}, scaled gradient {fit.gradient_norm:.1e}; simplify the random effects, or give start="
+
+
+def _losses(spec: "ModelSpec", dropped: Sequence[str]) -> Iterator[str]:
+    """What of the data is not in the model."""
+    if spec.n_dropped:
+        yield f"Rows with missing values dropped: {spec.n_dropped:,}"
+    if dropped:
+        yield f"Fixed effects dropped as linearly dependent: {', '.join(dropped)}"
+
+
+def aligned(header: list[str], rows: list[list[str]], sides: str) -> str:
+    """Columns padded to their widest cell, `<` to the left and `>` to the right; left where `sides` ends."""
     table = [header, *rows]
-    keep = [j for j in range(len(header)) if any(r[j] for r in rows) or j == 0]
-    widths = {j: max(len(r[j]) for r in table) for j in keep}
-    cells = [[r[j].ljust(widths[j]) if j < left else r[j].rjust(widths[j]) for j in keep] for r in table]
-    return "\n".join("  " + "  ".join(row).rstrip() for row in cells)
+    widths = [max(len(row[j]) for row in table) for j in range(len(header))]
+    keep = [j for j in range(len(header)) if j == 0 or any(row[j] for row in rows)]
+    pads = [f"{{:{side}{width}}}" for side, width in zip(sides.ljust(len(header), "<"), widths, strict=True)]
+    return "\n".join("  " + "  ".join(pads[j].format(row[j]) for j in keep).rstrip() for row in table)
+
+
+def decimals(values: Iterable[float]) -> list[str]:
+    """As many decimals as give the smallest number five digits; six digits each where that is too wide."""
+    numbers = np.array(list(values), dtype=float)
+    sizes = np.abs(numbers[np.isfinite(numbers) & (numbers != 0.0)])
+    if not sizes.size:
+        return [f"{x:g}" for x in numbers]
+    places = max(0, 4 - int(np.floor(np.log10(sizes.min()))))
+    wide = places > WIDEST or sizes.max() >= 10.0 ** (WIDEST + 4 - places)
+    return [f"{x:.6g}" if wide else f"{x:.{places}f}" for x in numbers]
+
+
+def count(n: int, word: str) -> str:
+    """`1 term`, `2 terms`."""
+    return f"{n:,} {word}" + ("" if n == 1 else "s")
 
 
 def tidy(fit: "Fit") -> pd.DataFrame:
@@ -111,7 +153,7 @@ def tidy(fit: "Fit") -> pd.DataFrame:
     fixed.insert(0, "effect", "fixed")
     fixed.insert(1, "group", None)
     varpar = fit.varpar
-    names = [str(n).split("|", 1) for n in varpar.index]
+    names = [str(n).rsplit("|", 1) for n in varpar.index]
     random = pd.DataFrame({
         "effect": "ran_pars",
         "group": [n[1] if len(n) == 2 else "Residual" for n in names],
@@ -126,22 +168,23 @@ def tidy(fit: "Fit") -> pd.DataFrame:
 def glance(fit: "Fit") -> pd.DataFrame:
     """One row of facts."""
     names = ("nobs", "n_params", "sigma", "loglik", "deviance", "aic", "bic", "reml", "converged", "is_singular")
-    names += ("n_iter", "gradient_norm", "engine")
-    return pd.DataFrame({name: [getattr(fit, name)] for name in names})
+    facts = ("n_iter", "gradient_norm", "engine")
+    return pd.DataFrame({name: [getattr(fit, name)] for name in (*names, *facts)})
 
 
 def describe(likelihood: "Likelihood | DenseLikelihood") -> str:
     """Sizes, nonzeros, engine and why, memory forecast; nothing is factorised."""
-    spec = likelihood.spec
-    lines = [
-        f"{spec.n:,} observations, {len(likelihood.kept)} fixed effects, {spec.q:,} random effects in "
-        f"{len(spec.terms)} terms, {likelihood.parameters.count} variance parameters beside sigma"
-    ]
-    if spec.n_dropped:
-        lines.append(f"  {spec.n_dropped:,} rows with missing values dropped")
+    spec, kept = likelihood.spec, set(likelihood.kept.tolist())
+    dropped = [name for j, name in enumerate(spec.fixed_names) if j not in kept]
+    sizes = [count(spec.n, "observation"), count(len(kept), "fixed effect"), count(spec.q, "random effect")]
+    lines = [f"Formula: {' '.join(spec.formula.split())}"] if spec.formula else []
+    lines.append(
+        f"{', '.join(sizes)} in {count(len(spec.terms), 'term')}, "
+        f"{count(likelihood.parameters.count, 'variance parameter')} beside sigma"
+    )
     for term in spec.terms:
-        per = "1 effect" if term.n_effects == 1 else f"{term.n_effects} effects"
-        lines.append(f"  {term.describe()}: {term.n_levels:,} levels, {per} a level")
+        lines.append(f"  {term.describe()}: {count(term.n_levels, 'level')}, {count(term.n_effects, 'effect')} a level")
+    lines += _losses(spec, dropped)
     if isinstance(likelihood, Likelihood):
         pattern, engine = likelihood.equations.pattern, likelihood.engine
         lines.append(f"M: {pattern.q:,} x {pattern.q:,}, {pattern.nnz:,} nonzeros in its lower triangle")
@@ -174,31 +217,37 @@ def progress(verbose: int = 0) -> Iterator[Callable[[Iteration], None] | None]:
 
 
 def _iteration_line(it: Iteration) -> None:
-    sys.stdout.write(
-        f"iteration {it.number:3d}  deviance {it.value:.8f}  scaled gradient {it.gradient_norm:.2e}  step {it.step:.2e}\n"
-    )
+    numbers = f"deviance {it.value:.8f}  scaled gradient {it.gradient_norm:.2e}  step {it.step:.2e}"
+    sys.stdout.write(f"iteration {it.number:3d}  {numbers}\n")
 
 
 class _Status:
     """A line on the terminal that appears after `PATIENCE` seconds and disappears at the end."""
 
     def __init__(self) -> None:
-        self._began = time.perf_counter()
-        self._status = None
+        self._text = "fitting"
+        self._status: Any = None
+        self._timer = threading.Timer(PATIENCE, self._show)
+        self._timer.daemon = True
 
     def __enter__(self) -> "_Status":
+        self._timer.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._timer.cancel()
+        self._timer.join()
         if self._status is not None:
             self._status.stop()
 
     def __call__(self, it: Iteration) -> None:
-        if time.perf_counter() - self._began < PATIENCE:
-            return
-        if self._status is None:
-            from rich.console import Console
+        self._text = f"iteration {it.number}: deviance {it.value:.4f}, scaled gradient {it.gradient_norm:.1e}"
+        if self._status is not None:
+            self._status.update(self._text)
 
-            self._status = Console(stderr=True).status("fitting")
-            self._status.start()
-        self._status.update(f"iteration {it.number}: deviance {it.value:.4f}, scaled gradient {it.gradient_norm:.1e}")
+    def _show(self) -> None:
+        from rich.console import Console
+
+        status = Console(stderr=True).status(self._text)
+        status.start()
+        self._status = status

@@ -49,8 +49,9 @@ class RandomTerm:
        l*r ... l*r+r-1 are the effects of level l.
     structure: a word (`"us"`, `"diag"`, `"cs"`, `"hcs"`) or any object that follows `Covariance`.
     columns: (n, r) covariate of each effect where Z is codes; None means r = 1 and all ones.
-    effects: names of the r effects. name: the group's name. levels: a `GroupingFactor`, a sequence of m
-    labels, or None (0 ... m-1). Q: a `Precision` across levels, None for independent levels.
+    effects: names of the r effects; they say what r is where Z is sparse. name: the group's name.
+    levels: a `GroupingFactor`, a sequence of m labels, or None (0 ... m-1). Q: a `Precision` across levels,
+    None for independent levels. label: of the effects in names of parameters. text: the term as a formula has it.
 
     Errors: ModelError or DataError, naming the term, when shapes do not agree.
     """
@@ -59,47 +60,57 @@ class RandomTerm:
     structure: str | Covariance = "us"
     columns: FloatArray | None = None
     effects: tuple[str, ...] = ()
-    name: str = ""
+    name: str = "g"
     levels: Any = None
     Q: Precision | None = None
     label: str = ""
+    text: str = ""
     n_levels: int = field(init=False)
     n_effects: int = field(init=False)
     covariance: Covariance = field(init=False)
 
     def __post_init__(self) -> None:
-        put = lambda key, value: object.__setattr__(self, key, value)  # noqa: E731 - frozen record
-        name = self.name or "g"
-        put("name", name)
-        if sp.issparse(self.Z):
-            r = max(1, len(self.effects)) if isinstance(self.structure, str) else self.structure.n_effects
-            if self.Z.shape[1] % r or self.Z.shape[1] == 0:
-                raise ModelError(f"term '{name}': Z has {self.Z.shape[1]} columns, not a multiple of {r} effects")
-            if self.columns is not None:
-                raise ModelError(f"term '{name}': give columns= with integer codes, not with a sparse Z")
-            if not np.isfinite(self.Z.data).all():
-                raise DataError(f"term '{name}': Z has infinite or missing values")
-            put("Z", sp.csc_array(self.Z, dtype=np.float64))
-            m = self.Z.shape[1] // r
-        else:
-            codes, m = _check_codes(self.Z, name, self.Q)
-            put("Z", codes)
-            if self.columns is not None:
-                put("columns", _check_columns(self.columns, len(codes), name))
-            r = 1 if self.columns is None else self.columns.shape[1]
-        effects = self.effects or (("Intercept",) if r == 1 else tuple(f"x{j}" for j in range(r)))
+        if not isinstance(self.structure, (str, Covariance)):
+            kind = type(self.structure).__name__
+            raise ModelError(f"term '{self.name}': structure is a word such as 'us' or a Covariance, not {kind}")
+        m, r = self._read_sparse() if sp.issparse(self.Z) else self._read_codes()
+        effects = tuple(self.effects) or (("Intercept",) if r == 1 else tuple(f"x{j}" for j in range(r)))
         if len(effects) != r:
-            raise ModelError(f"term '{name}': {len(effects)} effect names for {r} effects")
-        put("effects", tuple(effects))
-        if self.Q is not None and sp.issparse(self.Z) and m != self.Q.n_levels:
-            raise ModelError(f"term '{name}': Z is for {m} levels, its precision for {self.Q.n_levels}")
-        put("n_levels", m)
-        put("n_effects", r)
-        structure = self.structure
-        covariance = make_covariance(structure, r, self.label) if isinstance(structure, str) else structure
-        if covariance.n_effects != r:
-            raise ModelError(f"term '{name}': the structure is for {covariance.n_effects} effects, Z has {r}")
-        put("covariance", covariance)
+            raise ModelError(f"term '{self.name}': {len(effects)} names in effects=, but columns= has {r} effects")
+        self._put("effects", effects)
+        if self.Q is not None and m != self.Q.n_levels:
+            raise ModelError(f"term '{self.name}': Z is for {m} levels, its precision for {self.Q.n_levels}")
+        self._put("n_levels", m)
+        self._put("n_effects", r)
+        covariance = self.structure
+        if isinstance(covariance, str):
+            covariance = make_covariance(covariance, r, self.label or " + ".join(effects))
+        self._put("covariance", covariance)
+        _check_term(self)
+
+    def _put(self, key: str, value: Any) -> None:
+        object.__setattr__(self, key, value)
+
+    def _read_sparse(self) -> tuple[int, int]:
+        """m and r of a sparse Z, which becomes CSC."""
+        r = max(1, len(self.effects)) if isinstance(self.structure, str) else self.structure.n_effects
+        if self.Z.shape[1] % r or self.Z.shape[1] == 0:
+            raise ModelError(f"term '{self.name}': Z has {self.Z.shape[1]} columns, not a multiple of {r} effects")
+        if self.columns is not None:
+            raise ModelError(f"term '{self.name}': give columns= with integer codes, not with a sparse Z")
+        if self.Z.dtype.kind not in "biuf" or not np.isfinite(self.Z.data).all():
+            raise DataError(f"term '{self.name}': Z has infinite, missing or complex values")
+        self._put("Z", sp.csc_array(self.Z, dtype=np.float64))
+        return self.Z.shape[1] // r, r
+
+    def _read_codes(self) -> tuple[int, int]:
+        """m and r of integer codes with their columns."""
+        codes, m = _check_codes(self.Z, self.name, self.Q)
+        self._put("Z", codes)
+        if self.columns is None:
+            return m, 1
+        self._put("columns", _check_columns(self.columns, len(codes), self.name))
+        return m, self.columns.shape[1]
 
     @property
     def n_random(self) -> int:
@@ -118,9 +129,12 @@ class RandomTerm:
         return list(range(self.n_levels)) if self.levels is None else list(self.levels)
 
     def describe(self) -> str:
-        """`(1 + x | g)`, as in a formula."""
-        left = self.label or " + ".join("1" if e == "Intercept" else e for e in self.effects)
-        return f"({left} | {self.name})"
+        """`(1 + x | g)`, `cs(0 + f | g)`: as in a formula."""
+        if self.text:
+            return self.text
+        effects = ["1" if e == "Intercept" else e for e in self.effects]
+        word = self.structure if isinstance(self.structure, str) and self.structure != "us" else ""
+        return f"{word}({' + '.join(effects if '1' in effects else ['0', *effects])} | {self.name})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,8 +174,8 @@ def _check_codes(Z: Any, name: str, Q: Precision | None) -> tuple[IntArray, int]
     codes = np.asarray(Z)
     if codes.ndim != 1 or codes.dtype.kind not in "iu":
         raise DataError(
-            f"term '{name}': Z must be a vector of integer codes or a scipy sparse matrix, "
-            f"not {codes.dtype} of shape {codes.shape}"
+            f"term '{name}': Z must be a vector of integer codes or a scipy sparse matrix, not {codes.dtype} of shape "
+            f"{codes.shape}; numpy.unique(labels, return_inverse=True) makes codes of labels"
         )
     if codes.size and codes.min() < 0:
         raise DataError(f"term '{name}': codes must be 0 ... m-1, the smallest is {codes.min()}")
@@ -182,22 +196,36 @@ def _check_codes(Z: Any, name: str, Q: Precision | None) -> tuple[IntArray, int]
 
 
 def _check_columns(columns: Any, n: int, name: str) -> FloatArray:
-    out = np.asarray(columns, dtype=np.float64)
+    try:
+        out = np.asarray(columns, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"term '{name}': columns are not numeric: {error}") from error
     out = out[:, None] if out.ndim == 1 else out
     if out.ndim != 2 or len(out) != n:
         raise DataError(f"term '{name}': columns have shape {out.shape} for {n} codes")
     if not np.isfinite(out).all():
         raise DataError(f"term '{name}': the columns have infinite or missing values")
-    zero = np.flatnonzero(~out.any(axis=0))
-    if len(zero):
-        raise DataError(f"term '{name}': effect {zero[0]} of its left side is zero in every row; drop it")
     return np.ascontiguousarray(out)
+
+
+def _check_term(term: RandomTerm) -> None:
+    r = term.n_effects
+    if term.covariance.n_effects != r:
+        raise ModelError(f"{term.describe()}: the structure is for {term.covariance.n_effects} effects, Z has {r}")
+    if term.levels is not None and not isinstance(term.levels, GroupingFactor) and len(term.levels) != term.n_levels:
+        raise DataError(f"{term.describe()}: {len(term.levels)} labels in levels= for {term.n_levels} levels")
+    if sp.issparse(term.Z):
+        sizes = [term.Z[:, a::r].count_nonzero() for a in range(r)]
+    else:
+        sizes = [1] if term.columns is None else np.count_nonzero(term.columns, axis=0).tolist()
+    if term.n_rows and 0 in sizes:
+        raise DataError(f"{term.describe()}: '{term.effects[sizes.index(0)]}' is zero in every row; drop it")
 
 
 def _check_spec(spec: ModelSpec) -> None:
     n = len(spec.y)
     if n == 0:
-        raise DataError(f"no rows to fit: {spec.n_dropped} were dropped for missing values")
+        raise DataError("there are no rows to fit")
     lengths = {"X": len(spec.X)} | {f"term '{t.name}'": t.n_rows for t in spec.terms}
     lengths |= {k: len(v) for k, v in (("weights", spec.weights), ("offset", spec.offset)) if v is not None}
     for what, length in lengths.items():
@@ -210,7 +238,8 @@ def _check_spec(spec: ModelSpec) -> None:
     if n > 1 and np.ptp(spec.y) == 0.0:
         raise DataError(f"the response '{spec.response}' is constant ({spec.y[0]:g}): there is nothing to model")
     for term in spec.terms:
-        _check_identified(term, n, spec.weights is not None)
+        _check_identified(term, n, spec.weights is not None and bool(np.ptp(spec.weights) > 0.0))
+    _check_distinct(spec.terms)
 
 
 def _check_finite(spec: ModelSpec) -> None:
@@ -220,8 +249,8 @@ def _check_finite(spec: ModelSpec) -> None:
             label = f"response '{spec.response}'" if what == "response" else what
             raise DataError(f"{label}: {bad} of {len(values)} values are infinite or missing; drop or mend these rows")
     if not np.isfinite(spec.X).all():
-        bad = [c for c, ok in zip(spec.fixed_names, np.isfinite(spec.X).all(axis=0), strict=True) if not ok]
-        raise DataError(f"fixed effect '{bad[0]}' has infinite or missing values; drop or mend these rows")
+        j = int(np.argmin(np.isfinite(spec.X).all(axis=0)))
+        raise DataError(f"fixed effect '{spec.fixed_names[j]}' has infinite or missing values; drop or mend these rows")
 
 
 def _check_identified(term: RandomTerm, n: int, weighted: bool) -> None:
@@ -232,5 +261,18 @@ def _check_identified(term: RandomTerm, n: int, weighted: bool) -> None:
     if term.n_random >= n and term.Q is None and not weighted:
         raise ModelError(
             f"{term.describe()} has {term.n_random} random effects for {n} observations: sigma cannot be told "
-            "apart from them. Drop a term or give weights."
+            "apart from them. Drop a term or give weights that differ."
         )
+
+
+def _check_distinct(terms: Sequence[RandomTerm]) -> None:
+    """No parameter twice: such variances could not be told apart, and a name could not be held."""
+    owner: dict[str, RandomTerm] = {}
+    for term in terms:
+        for name in term.covariance.natural_names(term.effects, term.name):
+            if name in owner:
+                raise ModelError(
+                    f"{owner[name].describe()} and {term.describe()} both have {name}: their variances cannot be told "
+                    "apart. Drop one (a/b stands for a and a:b); in arrays give each factor its own name"
+                )
+            owner[name] = term

@@ -26,9 +26,9 @@ def load_dataset(name: str) -> pd.DataFrame:
     Raises DataError for an unknown name.
     """
     known = {key.lower(): key for key in schema()}
-    key = known.get(name.lower())
+    key = known.get(str(name).lower())
     if key is None:
-        raise DataError(_unknown(name, known))
+        raise DataError(_unknown(str(name), known))
     return read_table(FOLDER / "data" / f"{key}.csv.xz", schema()[key]["columns"])
 
 

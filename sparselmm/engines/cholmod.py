@@ -182,7 +182,8 @@ def predicted_fill(pattern: Pattern, perm: IntArray) -> int:
     place = np.argsort(perm)
     cols = place[np.repeat(np.arange(pattern.q), np.diff(pattern.indptr))]
     rows = place[pattern.indices]
-    upper = sp.csc_matrix((np.ones(pattern.nnz), (np.minimum(rows, cols), np.maximum(rows, cols))))
+    places = np.minimum(rows, cols), np.maximum(rows, cols)
+    upper = sp.csc_matrix((np.ones(pattern.nnz), places), shape=(pattern.q, pattern.q))
     parent, counts = np.empty(pattern.q, np.int64), np.empty(pattern.q, np.int64)
     column_counts(upper.indptr.astype(np.int64), upper.indices.astype(np.int64), parent, counts)
     return int(counts.sum())

@@ -122,17 +122,21 @@ def build_spec(
 
 @dataclass(frozen=True, slots=True)
 class _LeftSide:
-    """The left side of a bar; design and columns (n, r) are None where it is just 1."""
+    """The left side of a bar; design and columns (n, r) are None where it is just 1. text: up to the group."""
 
     terms: SimpleFormula
     structure: str
     label: str
+    text: str
     design: Design | None
     columns: FloatArray | None
 
     def random_term(self, levels: GroupingFactor) -> RandomTerm:
         effects = self.design.names if self.design else ()
-        return RandomTerm(levels.codes, self.structure, self.columns, effects, levels.name, levels, label=self.label)
+        text = f"{self.text}{levels.name})"
+        return RandomTerm(
+            levels.codes, self.structure, self.columns, effects, levels.name, levels, label=self.label, text=text
+        )
 
 
 class _Builder:
@@ -176,8 +180,15 @@ class _Builder:
 
     def _array(self, values: str | ArrayLike, what: str) -> FloatArray:
         if isinstance(values, str):
-            return numeric_column(self.table, values, what)
-        return as_vector(values, len(self.table), what)
+            out, name = numeric_column(self.table, values, what), f"column '{values}'"
+        else:
+            out, name = as_vector(values, len(self.table), what), "the array"
+        missing = int(np.isnan(out).sum())
+        if what == "weights" and missing:
+            raise DataError(
+                f"weights: {missing} of {len(out)} values of {name} are missing; give every row one, or drop these rows"
+            )
+        return out
 
     def _read(self, arrays: Mapping[str, FloatArray]) -> Rows:
         parsed = self.parsed
@@ -205,7 +216,7 @@ class _Builder:
             for side in self._left_sides(bar, frame):
                 for group in bar.groups:
                     if (key := (frozenset(side.terms), frozenset(group))) in seen:
-                        raise bar.error(f"the random term ({side.label} | {':'.join(group)}) is there twice")
+                        raise bar.error(f"the random term {side.text}{':'.join(group)}) is there twice")
                     seen.add(key)
                     levels = coder.factor(group)
                     yield side.random_term(levels), TermEncoding(group, levels, side.design)
@@ -224,13 +235,13 @@ class _Builder:
 
     def _left_side(self, terms: SimpleFormula, structure: str, bar: Bar, frame: pd.DataFrame) -> _LeftSide:
         texts = [str(term) for term in terms]
-        label = " + ".join(texts if "1" in texts else ["0", *texts])
-        if bar.word not in ("", "us"):
-            label = label.removeprefix("0 + ")
+        left = " + ".join(texts if "1" in texts else ["0", *texts])
+        text = f"{bar.word}({left} {'||' if bar.uncorrelated and structure == 'diag' else '|'} "
+        label = left if bar.word in ("", "us") else left.removeprefix("0 + ")
         if texts == ["1"]:
-            return _LeftSide(terms, structure, label, None, None)
+            return _LeftSide(terms, structure, label, text, None, None)
         design, columns = make_design(terms, self._columns(bar.left), frame, self.context)
-        return _LeftSide(terms, structure, label, design, columns)
+        return _LeftSide(terms, structure, label, text, design, columns)
 
     def _offset(self, expr: Expr) -> OffsetEncoding:
         return OffsetEncoding(expr, self._text(expr), tuple(self._columns(expr)))

@@ -1,45 +1,51 @@
 """BLUPs of the random effects and their standard errors."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from .._errors import ModelError
+from .._typing import FloatArray
 from ..terms import RandomTerm
 
 if TYPE_CHECKING:
     from ..results import Fit
 
-KINDS = {False: None, True: "conditional", "conditional": "conditional", "prediction": "prediction"}
+KINDS = {"False": None, "True": "conditional", "conditional": "conditional", "prediction": "prediction"}
 
 
 def random_effects(fit: "Fit", se: bool | str = False) -> dict[str, pd.DataFrame]:
     """Group -> levels by effects; terms on one factor share a frame. With se, `<effect>_se` beside each."""
-    if se not in KINDS:
+    if str(se) not in KINDS:
         raise ModelError(f"ranef(se={se!r}): one of False, True, 'conditional', 'prediction'")
-    kind = KINDS[se]
-    errors = None
-    if kind is not None:
-        cov = fit.likelihood.random_vcov(fit.estimate.evaluation.theta, fit.sigma, prediction=kind == "prediction")
-        errors = [np.sqrt(np.einsum("lii->li", c)) for c in cov]
+    errors = _errors(fit, KINDS[str(se)])
     frames: dict[str, pd.DataFrame] = {}
-    for k, term in enumerate(fit.spec.terms):
-        frame = _frame(term, fit.estimate.evaluation.b[k], None if errors is None else errors[k])
+    for term, b, error in zip(fit.spec.terms, fit.estimate.evaluation.b, errors, strict=True):
+        frame = _frame(term, b, error)
         shared = frames.get(term.name)
         if shared is None:
             frames[term.name] = frame
-        elif len(shared) == len(frame) and not set(shared.columns) & set(frame.columns):
+        elif shared.index.equals(frame.index) and not set(shared.columns) & set(frame.columns):
             frames[term.name] = pd.concat([shared, frame], axis=1)
         else:
-            frames[term.describe().strip("()")] = frame
+            frames[term.describe()] = frame
     return frames
 
 
-def _frame(term: RandomTerm, b: np.ndarray, errors: np.ndarray | None) -> pd.DataFrame:
+def _errors(fit: "Fit", kind: str | None) -> Sequence[FloatArray | None]:
+    """Standard deviations (m, r) of each term's effects."""
+    if kind is None:
+        return [None] * len(fit.spec.terms)
+    cov = fit.likelihood.random_vcov(fit.estimate.evaluation.theta, fit.sigma, prediction=kind == "prediction")
+    return [np.sqrt(np.einsum("lii->li", c)) for c in cov]
+
+
+def _frame(term: RandomTerm, b: FloatArray, errors: FloatArray | None) -> pd.DataFrame:
     index = pd.Index(term.labels(), name=term.name)
     frame = pd.DataFrame(b, index=index, columns=list(term.effects))
-    if errors is not None:
-        for j, effect in enumerate(term.effects):
-            frame[f"{effect}_se"] = errors[:, j]
-    return frame
+    if errors is None:
+        return frame
+    names = [name for e in term.effects for name in (e, f"{e}_se")]
+    return frame.assign(**{f"{e}_se": errors[:, j] for j, e in enumerate(term.effects)})[names]

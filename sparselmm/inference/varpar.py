@@ -1,5 +1,7 @@
 """Variance parameters on the natural scale, with their standard errors."""
 
+from collections.abc import Callable
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -7,11 +9,14 @@ import pandas as pd
 
 from .._typing import FloatArray
 from ..charts import SIGMA, make_chart
+from ..structures.base import correlations
+from ..terms import RandomTerm
 
 if TYPE_CHECKING:
     from ..results import Fit
 
 STEP = 1e-6  # of central differences through theta -> sd, cor
+EDGE = 1e-9  # a correlation closer than this to +-1 is +-1
 
 
 def variance_parameters(fit: "Fit") -> pd.Series:
@@ -34,11 +39,15 @@ def variance_parameter_errors(fit: "Fit") -> pd.Series:
     names = [*fit.likelihood.parameters.natural_names, SIGMA]
     cov, jacobian = _held_information(fit) if fit.estimate.held else _free_information(fit)
     errors = np.sqrt(np.einsum("ij,jk,ik->i", jacobian, cov, jacobian))
-    values = variance_parameters(fit).to_numpy()
-    with np.errstate(invalid="ignore"):
-        edge = np.array([abs(abs(v) - 1) < 1e-9 if n.startswith("cor_") else v == 0.0 for n, v in zip(names, values)])
     held = np.array([n in fit.estimate.held for n in names])
-    return pd.Series(np.where(edge | held | ~np.isfinite(values), np.nan, errors), index=names)
+    unknown = at_edge(fit).to_numpy() | held | ~np.isfinite(fit.varpar.to_numpy())
+    return pd.Series(np.where(unknown, np.nan, errors), index=names)
+
+
+def at_edge(fit: "Fit") -> pd.Series:
+    """Whether each of `varpar` lies on the boundary: a variance of zero, a correlation of +-1."""
+    is_cor = fit.varpar.index.str.startswith("cor_")
+    return pd.Series(np.where(is_cor, 1.0 - fit.varpar.abs() < EDGE, fit.varpar == 0.0), index=fit.varpar.index)
 
 
 def _free_information(fit: "Fit") -> tuple[FloatArray, FloatArray]:
@@ -67,32 +76,37 @@ def _held_information(fit: "Fit") -> tuple[FloatArray, FloatArray]:
         return _natural(fit, theta, sigma)
 
     optimum = fit.estimate.optimum
-    return 2.0 * np.linalg.pinv(optimum.hessian), _jacobian(natural, optimum.x)
+    cov = np.asarray(2.0 * np.linalg.pinv(optimum.hessian))
+    return cov, _jacobian(natural, optimum.x)
 
 
-def _jacobian(function, x: FloatArray) -> FloatArray:  # type: ignore[no-untyped-def]
+def _jacobian(function: Callable[[FloatArray], FloatArray], x: FloatArray) -> FloatArray:
     units = np.eye(len(x)) * STEP
-    with np.errstate(invalid="ignore"):
-        columns = [(function(x + e) - function(x - e)) / (2 * STEP) for e in units]
+    columns = [(function(x + e) - function(x - e)) / (2 * STEP) for e in units]
     return np.nan_to_num(np.array(columns).T)
+
+
+def term_covariances(fit: "Fit") -> list[tuple[RandomTerm, FloatArray, bool]]:
+    """For each term sigma^2 G (r, r) and whether its structure has covariances at all."""
+    parameters, out = fit.likelihood.parameters, []
+    parts = parameters.parts(fit.estimate.evaluation.theta)
+    for term, structure, part in zip(fit.spec.terms, parameters.structures, parts, strict=True):
+        T = structure.factor(part) * fit.sigma
+        slopes = structure.gradient(np.ones(structure.n_params))
+        out.append((term, T @ T.T, bool(np.triu(slopes, 1).any())))
+    return out
 
 
 def variances_and_correlations(fit: "Fit") -> pd.DataFrame:
     """group, effect1, effect2, vcov, sdcor: one row a variance, then a covariance; group `Residual` last."""
-    rows = []
-    likelihood = fit.likelihood
-    parts = likelihood.parameters.parts(fit.estimate.evaluation.theta)
-    for term, structure, part in zip(fit.spec.terms, likelihood.parameters.structures, parts, strict=True):
-        T = structure.factor(part) * fit.sigma
-        cov, effects = T @ T.T, term.effects
-        sd = np.sqrt(np.diag(cov))
-        rows += [(term.name, e, None, v, s) for e, v, s in zip(effects, np.diag(cov), sd, strict=True)]
-        if structure.n_params == structure.n_effects and not np.triu(cov, 1).any() and len(effects) > 1:
-            continue
-        for i in range(len(effects)):
-            for j in range(i + 1, len(effects)):
-                size = sd[i] * sd[j]
-                rows.append((term.name, effects[i], effects[j], cov[i, j], cov[i, j] / size if size else np.nan))
+    rows: list[tuple[str, str | None, str | None, float, float]] = []
+    for term, cov, correlated in term_covariances(fit):
+        sd, effects = np.sqrt(np.diag(cov)), term.effects
+        rows += [(term.name, e, None, s**2, s) for e, s in zip(effects, sd, strict=True)]
+        if correlated:
+            cor = correlations(cov)
+            pairs = combinations(range(len(effects)), 2)
+            rows += [(term.name, effects[i], effects[j], cov[i, j], cor[i, j]) for i, j in pairs]
     rows.append(("Residual", None, None, fit.sigma**2, fit.sigma))
     table = pd.DataFrame(rows, columns=["group", "effect1", "effect2", "vcov", "sdcor"], dtype=object)
     return table.astype({"vcov": float, "sdcor": float})

@@ -134,7 +134,7 @@ def test_left_side_with_a_factor_in_full_and_in_contrasts(table):
 
 def test_interaction_has_the_combinations_that_occur(table):
     rows = table.iloc[[0, 1, 2, 4, 8]]
-    term = build_spec("y ~ 1 + (1 | g:h)", rows, weights=np.ones(5)).terms[0]
+    term = build_spec("y ~ 1 + (1 | g:h)", rows, weights=np.arange(1.0, 6.0)).terms[0]
     assert term.name == "g:h"
     assert term.labels() == ["4:n", "30:m", "30:n", "100:n"]
     np.testing.assert_array_equal(term.Z, [2, 1, 2, 0, 3])
@@ -230,7 +230,7 @@ NEW_DATA = [
 
 @pytest.mark.parametrize("fixed", NEW_DATA)
 def test_new_rows_are_encoded_as_the_old(table, fixed):
-    encoding = build_spec(f"y ~ {fixed} + ({fixed} | h)", table, weights=np.ones(12)).encoding
+    encoding = build_spec(f"y ~ {fixed} + ({fixed} | h)", table, weights=np.arange(1.0, 13.0)).encoding
     X = encoding.fixed(table)
     rows = [7, 2]
     np.testing.assert_allclose(encoding.fixed(table.iloc[rows]), X[rows], rtol=EXACT, atol=EXACT)

@@ -99,15 +99,23 @@ def test_a_gap_in_a_column_that_is_not_used_drops_nothing():
     assert build_spec("y ~ h", with_gaps("polars")).n_dropped == 1
 
 
-def test_gaps_in_weights_and_offset_drop_their_rows():
-    weights, offset = np.ones(8), np.zeros(8)
-    weights[1], offset[2] = np.nan, np.nan
-    spec = build_spec("y ~ x", pd.DataFrame(COLUMNS), weights=weights, offset=offset)
-    assert spec.n_dropped == 2
-    np.testing.assert_array_equal(spec.X[:, 1], [1, 4, 5, 6, 7, 9])
-    assert len(spec.weights) == len(spec.offset) == 6
-    named = pd.DataFrame(COLUMNS).assign(w=weights, o=offset)
-    assert build_spec("y ~ x", named, weights="w", offset="o").n_dropped == 2
+def test_gaps_in_offset_drop_their_rows():
+    offset = np.zeros(8)
+    offset[2] = np.nan
+    spec = build_spec("y ~ x", pd.DataFrame(COLUMNS), weights=np.arange(1.0, 9.0), offset=offset)
+    assert spec.n_dropped == 1
+    np.testing.assert_array_equal(spec.X[:, 1], [1, 2, 4, 5, 6, 7, 9])
+    np.testing.assert_array_equal(spec.weights, [1, 2, 4, 5, 6, 7, 8])
+    assert len(spec.offset) == 7
+    assert build_spec("y ~ x", pd.DataFrame(COLUMNS).assign(o=offset), offset="o").n_dropped == 1
+
+
+def test_gaps_in_weights_are_refused():
+    weights = np.ones(8)
+    weights[[1, 3]] = np.nan
+    for given, what in ((weights, "the array"), ("w", "column 'w'")):
+        with pytest.raises(_errors.DataError, match=f"weights: 2 of 8 values of {what} are missing; give every row one"):
+            build_spec("y ~ x", pd.DataFrame(COLUMNS).assign(w=weights), weights=given)
 
 
 def test_nan_and_null_are_both_missing():

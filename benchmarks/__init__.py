@@ -1,0 +1,1 @@
+"""Benchmarks for asv: `make bench`, or `asv run --python=same --quick`."""

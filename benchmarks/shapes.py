@@ -1,0 +1,50 @@
+"""The shapes of models that are timed: problems shared with the tests, at sizes that take a while, and InstEval."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import sparselmm as slm
+
+INSTEVAL = "y ~ service + (1 | s) + (1 | d) + (1 | dept)"
+SIZES = {
+    "one_factor": 100_000,
+    "slope": 100_000,
+    "nested": 100_000,
+    "crossed": 20_000,
+    "crossed_slope": 10_000,
+    "partially_crossed": 100_000,
+}
+SHAPES = [*SIZES, "InstEval"]
+
+
+def problems() -> ModuleType:
+    """tests/problems.py, by its path: the checkout on sys.path would hide the installed package from asv."""
+    if "problems" not in sys.modules:
+        path = Path(__file__).parents[1] / "tests" / "problems.py"
+        spec = importlib.util.spec_from_file_location("problems", path)
+        assert spec is not None and spec.loader is not None
+        sys.modules["problems"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules["problems"])
+    return sys.modules["problems"]
+
+
+def formula_and_data(shape: str) -> tuple[str, Any]:
+    """What a user would have in hand."""
+    if shape == "InstEval":
+        return INSTEVAL, slm.load_dataset("InstEval")
+    problem = problems().PROBLEMS[shape]
+    return problem.formula, problem.data(SIZES[shape])
+
+
+def model(shape: str) -> slm.LinearMixedModel:
+    """The unfitted model."""
+    return slm.LinearMixedModel(*formula_and_data(shape))
+
+
+def warm_up(shape: str) -> None:
+    """A small fit of the same shape, so that no kernel is compiled while the clock runs."""
+    name = "crossed" if shape == "InstEval" else shape
+    problems().PROBLEMS[name].model().fit()

@@ -1,0 +1,110 @@
+"""Each stage of a fit alone, then the whole: seconds, peak memory, and what must not drift."""
+
+from itertools import cycle
+
+import numpy as np
+
+import sparselmm as slm
+from sparselmm.equations import Equations
+from sparselmm.formula import build_spec
+from sparselmm.likelihood import Likelihood
+
+from .shapes import SHAPES, formula_and_data, model, warm_up
+
+
+class _Shapes:
+    params = SHAPES
+    param_names = ["shape"]
+    timeout = 300
+
+
+class Formula(_Shapes):
+    """Formula and table -> ModelSpec."""
+
+    def setup(self, shape):
+        warm_up(shape)
+        self.given = formula_and_data(shape)
+
+    def time_formula(self, shape):
+        build_spec(*self.given)
+
+
+class Assembly(_Shapes):
+    """ModelSpec -> cross-products -> equations on their frozen pattern."""
+
+    def setup(self, shape):
+        warm_up(shape)
+        self.spec = build_spec(*formula_and_data(shape))
+
+    def time_assembly(self, shape):
+        Equations(self.spec)
+
+    def peakmem_assembly(self, shape):
+        Equations(self.spec)
+
+
+class Evaluation(_Shapes):
+    """The criterion, and the criterion with its derivatives, at changing theta."""
+
+    def setup(self, shape):
+        warm_up(shape)
+        likelihood = model(shape).likelihood
+        ones = np.linalg.solve(likelihood.scaling(), np.ones(likelihood.parameters.count))
+        self.likelihood: Likelihood = likelihood
+        self.thetas = cycle([ones, 1.1 * ones])
+        self.rows, self.cols = likelihood.equations.within
+        self.values = likelihood.equations.fill(likelihood.factors(ones))
+        likelihood.derivatives(ones)
+        likelihood.engine.factorize(self.values)
+
+    def time_criterion(self, shape):
+        self.likelihood(next(self.thetas))
+
+    def time_derivatives(self, shape):
+        self.likelihood.derivatives(next(self.thetas))
+
+    def time_factorize(self, shape):
+        self.likelihood.engine.factorize(self.values)
+
+    def time_selected_inverse(self, shape):
+        self.likelihood.engine.selected_inverse(self.rows, self.cols)
+
+
+class Fit(_Shapes):
+    """From table to estimates."""
+
+    def setup(self, shape):
+        warm_up(shape)
+        self.given = formula_and_data(shape)
+
+    def time_fit(self, shape):
+        slm.lmm(*self.given)
+
+    def peakmem_fit(self, shape):
+        slm.lmm(*self.given)
+
+
+class Facts(_Shapes):
+    """What a faster version must leave alone, or lower."""
+
+    def setup_cache(self):
+        return {shape: self._facts(shape) for shape in SHAPES}
+
+    setup_cache.timeout = 300
+
+    def _facts(self, shape):
+        fit = model(shape).fit()
+        return {"deviance": fit.deviance, "iterations": fit.n_iter, "nnz": fit.likelihood.engine.nnz_factor}
+
+    def track_deviance(self, facts, shape):
+        return facts[shape]["deviance"]
+
+    def track_iterations(self, facts, shape):
+        return facts[shape]["iterations"]
+
+    def track_nonzeros_of_L(self, facts, shape):
+        return facts[shape]["nnz"]
+
+    track_deviance.unit = "-2 log-likelihood"
+    track_iterations.unit = "iterations"
+    track_nonzeros_of_L.unit = "nonzeros"
