@@ -53,7 +53,9 @@ class Evaluation(_Shapes):
         self.likelihood: Likelihood = likelihood
         self.thetas = cycle([ones, 1.1 * ones])
         self.rows, self.cols = likelihood.equations.within
-        self.values = likelihood.equations.fill(likelihood.factors(ones))
+        self.values = likelihood.equations.fill(
+            likelihood.products, likelihood.factors(ones), likelihood.precisions(ones)
+        )  # fmt: skip
         likelihood.derivatives(ones)
         likelihood.engine.factorize(self.values)
 

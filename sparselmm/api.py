@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from ._errors import DataError, EngineError, ModelError, SparselmmWarning
+from ._errors import DataError, EngineError, SparselmmWarning
 from ._typing import FloatArray
 from .dense import DenseLikelihood
 from .engines import ENGINES
@@ -20,6 +20,7 @@ from .likelihood import Likelihood
 from .optimize import Options
 from .report import describe, not_converged, progress
 from .results import Fit
+from .structures.base import Residual
 from .terms import ModelSpec, RandomTerm
 
 
@@ -27,8 +28,10 @@ class LinearMixedModel:
     """An unfitted linear mixed model y = X beta + Z b + e (DESIGN section 1).
 
     formula: lme4's grammar, as `y ~ x + (1 + x | g)`. data: any table that narwhals reads (pandas, polars,
-    pyarrow). weights, offset: a column's name or an array of len(data). context: names that the formula may
-    use besides the columns. engine: "auto", "cholmod" (sparse) or "dense" (n x n).
+    pyarrow). weights, offset: a column's name or an array of len(data). residual: "ar1(t | g)" (integer times t,
+    series g), "ou(t | g)" (real times), "varident(f)" (a variance for each level of f), or a product
+    "ar1(t | g) * varident(f)". context: names that the formula may use besides the columns. engine: "auto",
+    "cholmod" (sparse) or "dense" (n x n).
     Errors: SparselmmError and its children, with the column or term and the way out.
     """
 
@@ -44,10 +47,8 @@ class LinearMixedModel:
         engine: str = "auto",
     ):
         _check_engine(engine)
-        if residual is not None:
-            raise ModelError(f"residual={residual!r}: this version has independent residuals only; leave it out")
         began = time.perf_counter()
-        spec = build_spec(formula, data, weights=weights, offset=offset, context=context)
+        spec = build_spec(formula, data, weights=weights, offset=offset, residual=residual, context=context)
         self._set_up(spec, engine, {"formula": time.perf_counter() - began})
 
     @classmethod
@@ -59,11 +60,13 @@ class LinearMixedModel:
         *,
         weights: Any = None,
         offset: Any = None,
+        residual: Residual | None = None,
         fixed_names: Sequence[str] | None = None,
         engine: str = "auto",
     ) -> "LinearMixedModel":
         """The model from y (n,), X (n, p) and random terms; no table, no formula, no row is dropped.
 
+        residual: an `AR1Residual`, `OUResidual`, `VarIdentResidual`, `ProductResidual`, or any `Residual`.
         fixed_names: of the columns of X, `x0`, `x1`, ... if None.
         """
         _check_engine(engine)
@@ -75,6 +78,7 @@ class LinearMixedModel:
             terms=_terms(terms),
             weights=None if weights is None else _vector(weights, "weights"),
             offset=None if offset is None else _vector(offset, "offset"),
+            residual=residual,
         )
         self = cls.__new__(cls)
         self._set_up(spec, engine, {"formula": 0.0})

@@ -25,17 +25,27 @@ Formula = Annotated[str, typer.Argument(help="A model in lme4's grammar, such as
 Table = Annotated[Path, typer.Argument(metavar="FILE", help="A table: .csv (also .csv.gz, .csv.xz) or .parquet.")]
 Ml = Annotated[bool, typer.Option("--ml", help="Maximum likelihood in place of REML.")]
 Weights = Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of prior weights.")]
+Residual = Annotated[
+    str | None, typer.Option(metavar="STRUCTURE", help="Of the residuals, such as 'ar1(t | g)' or 'varident(f)'.")
+]
 Json = Annotated[str | None, typer.Option("--json", metavar="OUT", help="Write the results as JSON (- for stdout).")]
 
 
 @app.command("fit")
-def fit_command(formula: Formula, file: Table, ml: Ml = False, weights: Weights = None, json_out: Json = None) -> None:
+def fit_command(
+    formula: Formula,
+    file: Table,
+    ml: Ml = False,
+    weights: Weights = None,
+    residual: Residual = None,
+    json_out: Json = None,
+) -> None:
     """Fit a model to a table and print its summary."""
     with clear_errors():
         table = read(file)
         import sparselmm as slm
 
-        fit = slm.lmm(formula, table, reml=not ml, weights=weights)
+        fit = slm.lmm(formula, table, reml=not ml, weights=weights, residual=residual)
         if json_out != "-":
             typer.echo(fit.summary())
         if json_out:
@@ -43,13 +53,13 @@ def fit_command(formula: Formula, file: Table, ml: Ml = False, weights: Weights 
 
 
 @app.command()
-def describe(formula: Formula, file: Table, weights: Weights = None) -> None:
+def describe(formula: Formula, file: Table, weights: Weights = None, residual: Residual = None) -> None:
     """Show sizes, nonzeros, engine and memory of a model, without fitting it."""
     with clear_errors():
         table = read(file)
         import sparselmm as slm
 
-        typer.echo(slm.LinearMixedModel(formula, table, weights=weights).describe())
+        typer.echo(slm.LinearMixedModel(formula, table, weights=weights, residual=residual).describe())
 
 
 @app.command()

@@ -21,7 +21,7 @@ class DenseLikelihood:
     engine_name = "dense"
 
     def __init__(self, spec: ModelSpec):
-        check_memory(spec.n, spec.q)
+        check_memory(spec.n, spec.q + (0 if spec.residual is None else spec.n))
         self.spec, self.parameters = spec, Parameters(spec)
         self.engine_reason = f"V is {spec.n:,} x {spec.n:,}"
         self.kept = _independent_columns(spec)
@@ -49,6 +49,9 @@ class DenseLikelihood:
             for (i, j), G in _upper(structure.hessian(theta[part])):
                 second.append((t, np.kron(across, G)))
                 pairs.append((part.start + i, part.start + j))
+        if self.spec.residual is not None:
+            dR = self.spec.residual.covariance_gradient(theta[self.parameters.residual_slice])
+            first += [(len(self.spec.terms), self._weigh(d)) for d in dR]
         e = self._evaluate(theta, first, reml, sigma)
         curvature = np.zeros((k, k))
         for (i, j), value in zip(pairs, self._evaluate(theta, second, reml, sigma).gradient, strict=True):
@@ -66,7 +69,7 @@ class DenseLikelihood:
         """Covariance of each level's effects, (m, r, r): conditional on beta as in lme4, or of b_hat - b."""
         marginal = self._marginal if prediction else self._without_fixed()
         theta = self.parameters.check(theta)
-        e = marginal.evaluate(self._psi(theta), (), reml=False, sigma=sigma)
+        e = marginal.evaluate(self._psi(theta), (), reml=False, sigma=sigma, R=self._noise(theta))
         out = []
         for term, cov in zip(self.spec.terms, e.b_cov, strict=True):
             m, r = term.n_levels, term.n_effects
@@ -99,7 +102,17 @@ class DenseLikelihood:
 
     def _evaluate(self, theta: FloatArray, dpsi: Any, reml: bool, sigma: float | None) -> DenseEvaluation:
         self.n_evaluations += 1
-        return self._marginal.evaluate(self._psi(theta), dpsi, reml=reml, sigma=sigma)
+        return self._marginal.evaluate(self._psi(theta), dpsi, reml=reml, sigma=sigma, R=self._noise(theta))
+
+    def _noise(self, theta: FloatArray) -> FloatArray | None:
+        """R with the prior weights, (n, n); None where it has no parameters."""
+        residual = self.spec.residual
+        return None if residual is None else self._weigh(residual.covariance(theta[self.parameters.residual_slice]))
+
+    def _weigh(self, R: FloatArray) -> FloatArray:
+        """R_ij / sqrt(w_i w_j)."""
+        root = np.ones(self.spec.n) if self.spec.weights is None else np.sqrt(self.spec.weights)
+        return R / np.outer(root, root)
 
     def _without_fixed(self) -> DenseMarginal:
         """The same with beta known: P becomes V^-1."""

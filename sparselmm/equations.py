@@ -6,7 +6,7 @@ term by combinations of unit size, Z -> Z basis^-1, so that T -> basis T whateve
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg as sla
@@ -14,6 +14,7 @@ import scipy.sparse as sp
 
 from ._errors import ModelError
 from ._typing import FloatArray, IntArray
+from .banded import Banded, Entries
 from .engines import Pattern
 from .kernels.blocks import add_product, add_scaled, locate
 from .kernels.codes import pair_codes
@@ -60,6 +61,7 @@ class CrossProducts:
 
     blocks: Z'WZ, one entry for each pair of terms k >= l. Zxy[k]: (m, r, p+1) = Z_k'W[X y].
     xy: (p+1, p+1) = [X y]'W[X y]. bases[k]: (r, r) lower triangular. rows[k]: mean rows a level.
+    banded: where R has parameters, what makes the same with R^-1 in place of W; else None.
     """
 
     n: int
@@ -69,6 +71,14 @@ class CrossProducts:
     Zxy: tuple[FloatArray, ...]
     xy: FloatArray
     sum_log_weights: float
+    banded: Banded | None = None
+
+    def at(self, d: FloatArray, o: FloatArray) -> "CrossProducts":
+        """The same for another K = R^-1, or a derivative of it; d, o by classes as `Residual.values` gives them."""
+        assert self.banded is not None
+        values, Zxy, xy = self.banded.products(d, o)
+        blocks = [replace(b, values=v) for b, v in zip(self.blocks, values, strict=True)]
+        return replace(self, blocks=tuple(blocks), Zxy=tuple(Zxy), xy=xy)
 
 
 def fixed_design(X: FloatArray, weights: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
@@ -135,16 +145,31 @@ def cross_products(spec: ModelSpec) -> CrossProducts:
     y, start = _residualise(y, basis, weights)
     V = np.column_stack([basis, y])
     designs = [_Design(term, weights) for term in spec.terms]
-    blocks = [a.cross(b, k, j) for k, a in enumerate(designs) for j, b in enumerate(designs[: k + 1])]
+    fixed = FixedDesign(kept, dropped, R, sla.solve_triangular(R, start))
+    bases, sum_log_weights = tuple(d.basis for d in designs), float(np.log(weights).sum())
+    if spec.residual is not None:
+        root = np.sqrt(weights)
+        banded = Banded(spec.residual, [d.entries(root) for d in designs], root[:, None] * V)
+        blocks, Zxy, xy = _banded_products(banded)
+        return CrossProducts(spec.n, fixed, bases, blocks, Zxy, xy, sum_log_weights, banded)
     return CrossProducts(
         n=spec.n,
-        fixed=FixedDesign(kept, dropped, R, sla.solve_triangular(R, start)),
-        bases=tuple(d.basis for d in designs),
-        blocks=tuple(blocks),
+        fixed=fixed,
+        bases=bases,
+        blocks=tuple(a.cross(b, k, j) for k, a in enumerate(designs) for j, b in enumerate(designs[: k + 1])),
         Zxy=tuple(d.sums(V) for d in designs),
         xy=V.T @ (weights[:, None] * V),
-        sum_log_weights=float(np.log(weights).sum()),
+        sum_log_weights=sum_log_weights,
     )
+
+
+def _banded_products(banded: Banded) -> tuple[tuple[Block, ...], tuple[FloatArray, ...], FloatArray]:
+    """Cross-products with K = I: uncorrelated rows."""
+    residual = banded.residual
+    sizes = int(residual.row_class.max()) + 1, int(residual.link_class.max(initial=-1)) + 1
+    values, Zxy, xy = banded.products(np.ones(sizes[0]), np.zeros(sizes[1]))
+    blocks = [Block(*terms, rows, cols, v) for (terms, rows, cols), v in zip(banded.places, values, strict=True)]
+    return tuple(blocks), tuple(Zxy), xy
 
 
 class _Design:
@@ -174,6 +199,15 @@ class _Design:
         cols = self.term.Z[:, None] * r + np.arange(r)
         indptr = np.arange(n + 1) * r
         return sp.csr_array((self.columns.ravel(), cols.ravel(), indptr), shape=(n, self.term.n_random))
+
+    def entries(self, scale: FloatArray) -> Entries:
+        """Rows of Z times scale (n,)."""
+        if not self.coded:
+            return Entries.of_matrix(self.sparse, self.term.n_levels, scale)
+        n = len(scale)
+        return Entries(
+            self.term.n_levels, np.arange(n + 1), np.arange(n), self.term.Z, self.columns * scale[:, None]
+        )  # fmt: skip
 
     def sums(self, V: FloatArray) -> FloatArray:
         """Z'WV, (m, r, c)."""
@@ -225,7 +259,7 @@ def _with_diagonal(rows: IntArray, cols: IntArray, values: FloatArray, m: int) -
 
 
 class Equations:
-    """M(T) = Lambda'Z'WZ Lambda + Q on one frozen pattern, filled in place for any T.
+    """M(T) = Lambda'Z'WZ Lambda + Q on one frozen pattern, filled in place for any T and any products of one shape.
 
     offsets: (K+1,) first column of each term in v; v is ordered by term, level, effect. pairs: for each term
     the levels (rows, cols), rows >= cols, on the pattern of its Q: all that the score needs of M^-1.
@@ -251,24 +285,29 @@ class Equations:
         """Random effects."""
         return int(self.offsets[-1])
 
-    def fill(self, T: list[FloatArray], Q: list[FloatArray]) -> FloatArray:
+    def fill(self, products: CrossProducts, T: list[FloatArray], Q: list[FloatArray]) -> FloatArray:
         """Values (nnz,) of M; T[k] in the conditioned basis, Q[k] the precision's values on `pairs[k]`."""
-        values = np.zeros(self.pattern.nnz)
-        for block, dest in zip(self.products.blocks, self._dest, strict=True):
-            add_scaled(block.values, T[block.row_term], T[block.col_term], dest, values)
+        values = self.scaled_gram(products, T)
         for dest, Qk in zip(self._unit, Q, strict=True):
             values[dest] += Qk[:, None]
         return values
 
-    def right_side(self, T: list[FloatArray]) -> FloatArray:
-        """Lambda'Z'W[X y], (q, p+1)."""
-        parts = [np.matmul(Tk.T, Zxy).reshape(-1, Zxy.shape[2]) for Tk, Zxy in zip(T, self.products.Zxy, strict=True)]
-        return np.concatenate(parts) if parts else np.zeros((0, self.products.xy.shape[0]))
+    def scaled_gram(self, products: CrossProducts, T: list[FloatArray]) -> FloatArray:
+        """Values (nnz,) of Lambda'Z'WZ Lambda."""
+        values = np.zeros(self.pattern.nnz)
+        for block, dest in zip(products.blocks, self._dest, strict=True):
+            add_scaled(block.values, T[block.row_term], T[block.col_term], dest, values)
+        return values
 
-    def gram_times(self, C: list[FloatArray]) -> list[FloatArray]:
+    def right_side(self, products: CrossProducts, T: list[FloatArray]) -> FloatArray:
+        """Lambda'Z'W[X y], (q, p+1)."""
+        parts = [np.matmul(Tk.T, Zxy).reshape(-1, Zxy.shape[2]) for Tk, Zxy in zip(T, products.Zxy, strict=True)]
+        return np.concatenate(parts) if parts else np.zeros((0, products.xy.shape[0]))
+
+    def gram_times(self, products: CrossProducts, C: list[FloatArray]) -> list[FloatArray]:
         """Z'WZ C for C in blocks (m_k, r_k, c), without Lambda: (m_k, r_k, c) each."""
         out = [np.zeros_like(c) for c in C]
-        for b in self.products.blocks:
+        for b in products.blocks:
             add_product(b.values, b.rows, b.cols, C[b.col_term], out[b.row_term], False)
             if b.row_term != b.col_term:
                 add_product(b.values, b.rows, b.cols, C[b.row_term], out[b.col_term], True)
@@ -282,6 +321,14 @@ class Equations:
         v = v[:, None] if v.ndim == 1 else v
         shapes = [(t.n_levels, t.n_effects, v.shape[1]) for t in self.terms]
         return [v[self.offsets[k] : self.offsets[k + 1]].reshape(s) for k, s in enumerate(shapes)]
+
+    def places(self) -> tuple[IntArray, IntArray]:
+        """Rows and columns (nnz,) of the whole pattern."""
+        return self.pattern.indices, np.repeat(np.arange(self.q), np.diff(self.pattern.indptr))
+
+    def find(self, values: FloatArray) -> Callable[[IntArray, IntArray], FloatArray]:
+        """(rows, cols) on the pattern -> their entries of `values` (nnz,)."""
+        return lambda rows, cols: values[_destinations(self.pattern, rows, cols)]
 
     def _entries(self, block: Block) -> tuple[IntArray, IntArray]:
         """Rows and columns in M of every entry of the blocks, (n, ra, rb); upper ones are moved to -1."""

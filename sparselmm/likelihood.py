@@ -20,8 +20,9 @@ from ._errors import EngineError, ModelError
 from ._typing import FloatArray, IntArray
 from .engines import Engine, Pattern, make_engine
 from .equations import CrossProducts, Equations
+from .residual_score import SolvedEquations, residual_score, residual_variates
 from .structures import Covariance, Precision
-from .structures.base import semidefinite_cholesky
+from .structures.base import Residual, semidefinite_cholesky
 from .terms import ModelSpec
 
 LIFT = 1e-4  # smallest singular value of T sqrt(rows a level) where W is formed: errors of 1e-8 both ways
@@ -75,14 +76,16 @@ class Criterion(Protocol):
 
 
 class Parameters:
-    """theta of a model: the structures' parameters one term after another, with names and slices."""
+    """theta of a model: the structures' parameters one term after another, then R's, with names and slices."""
 
     def __init__(self, spec: ModelSpec):
         self.structures: list[Covariance] = [t.covariance for t in spec.terms]
         self.precisions: list[Precision | None] = [t.Q for t in spec.terms]
         self.slices: list[slice] = []
         self.rho_slices: list[slice] = []
-        self.count, names, natural = 0, [], []
+        self.count = 0
+        names: list[str] = []
+        natural: list[str] = []
         for term, T, Q in zip(spec.terms, self.structures, self.precisions, strict=True):
             self.slices.append(self._take(T.n_params))
             self.rho_slices.append(self._take(0 if Q is None else Q.n_params))
@@ -91,6 +94,11 @@ class Parameters:
             if Q is not None:
                 names += Q.names(term.effects[0], term.name)
                 natural += Q.natural_names(term.effects[0], term.name)
+        self.residual = spec.residual
+        self.residual_slice = self._take(0 if spec.residual is None else spec.residual.n_params)
+        if spec.residual is not None:
+            names += spec.residual.names()
+            natural += spec.residual.natural_names()
         self.names, self.natural_names = tuple(names), tuple(natural)
 
     def _take(self, size: int) -> slice:
@@ -112,9 +120,11 @@ class Parameters:
         """theta of each term."""
         return [theta[s] for s in self.slices]
 
-    def blocks(self) -> list[tuple[Covariance | Precision, slice]]:
+    def blocks(self) -> list[tuple[Covariance | Precision | Residual, slice]]:
         """Every structure that has parameters, with its place in theta."""
-        pairs = [*zip(self.structures, self.slices, strict=True), *zip(self.precisions, self.rho_slices, strict=True)]
+        structures = [*self.structures, *self.precisions, self.residual]
+        parts = [*self.slices, *self.rho_slices, self.residual_slice]
+        pairs = zip(structures, parts, strict=True)
         return [(s, part) for s, part in pairs if s is not None and part.stop > part.start]
 
     def to_natural(self, theta: FloatArray) -> FloatArray:
@@ -132,13 +142,15 @@ class Parameters:
         return out
 
     def start(self, roots: Sequence[FloatArray]) -> FloatArray:
-        """theta from a root of each G, (r, r); the precisions at their own start."""
+        """theta from a root of each G, (r, r); the precisions and the residual at their own start."""
         out = np.empty(self.count)
         for structure, part, root in zip(self.structures, self.slices, roots, strict=True):
             out[part] = structure.nearest(root)
         for Q, part in zip(self.precisions, self.rho_slices, strict=True):
             if Q is not None:
                 out[part] = Q.start()
+        if self.residual is not None:
+            out[self.residual_slice] = self.residual.start()
         return out
 
 
@@ -146,11 +158,12 @@ class Parameters:
 class Solution:
     """The mixed-model equations solved at one T (conditioned bases).
 
-    E: (q, p+1) = M^-1 Lambda'Z'W[X y]. RX: (p, p) lower with RX RX' = X'V^-1X sigma^2. beta: of the
-    orthonormal basis of X. v: (q,).
+    products: those of R at theta, W = R^-1. E: (q, p+1) = M^-1 Lambda'Z'W[X y]. RX: (p, p) lower with
+    RX RX' = X'V^-1X sigma^2. beta: of the orthonormal basis of X. v: (q,).
     """
 
     theta: FloatArray
+    products: CrossProducts
     T: list[FloatArray]
     E: FloatArray
     RX: FloatArray
@@ -196,6 +209,8 @@ class Likelihood:
         if not solution.r2 > 0.0:
             raise ModelError("the residual sum of squares is zero: the model fits the response exactly")
         logdet = solution.logdet_M - self._logdet_Q(solution.theta) - self.products.sum_log_weights
+        if self.spec.residual is not None:
+            logdet += self.spec.residual.logdet(self._residual_part(solution.theta))
         if reml:
             logdet += 2.0 * float(np.log(np.diag(solution.RX)).sum()) + fixed.logdet
         sigma2 = solution.r2 / nu if sigma is None else sigma**2
@@ -208,8 +223,15 @@ class Likelihood:
         """The equations solved at theta; the last one is kept."""
         theta = self.parameters.check(theta)
         if self._solved is None or not np.array_equal(theta, self._solved.theta):
-            self._solved = self._solve(theta, self.factors(theta))
+            self._solved = self._solve(theta, self._products_at(theta), self.factors(theta))
         return self._solved
+
+    def _products_at(self, theta: FloatArray) -> CrossProducts:
+        residual = self.spec.residual
+        return self.products if residual is None else self.products.at(*residual.values(self._residual_part(theta)))
+
+    def _residual_part(self, theta: FloatArray) -> FloatArray:
+        return theta[self.parameters.residual_slice]
 
     def factors(self, theta: FloatArray) -> list[FloatArray]:
         """T_k in the conditioned bases."""
@@ -228,12 +250,12 @@ class Likelihood:
         triples = zip(self.spec.terms, self.parameters.precisions, self.parameters.rho_slices, strict=True)
         return sum(t.n_effects * Q.logdet(theta[part]) for t, Q, part in triples if Q is not None)
 
-    def _solve(self, theta: FloatArray, T: list[FloatArray]) -> Solution:
+    def _solve(self, theta: FloatArray, products: CrossProducts, T: list[FloatArray]) -> Solution:
         p = len(self.kept)
-        self._factorize(T, theta)
-        B = self.equations.right_side(T)
+        self._factorize(theta, products, T)
+        B = self.equations.right_side(products, T)
         E = self.engine.solve(B)
-        S = self.products.xy - B.T @ E
+        S = products.xy - B.T @ E
         try:
             RX = np.linalg.cholesky(S[:p, :p])
         except np.linalg.LinAlgError as error:
@@ -241,13 +263,13 @@ class Likelihood:
         half = sla.solve_triangular(RX, S[:p, p], lower=True)
         beta = sla.solve_triangular(RX, half, lower=True, trans="T")
         r2 = float(S[p, p] - half @ half)
-        return Solution(theta, T, E, RX, beta, E[:, p] - E[:, :p] @ beta, r2, self.engine.logdet())
+        return Solution(theta, products, T, E, RX, beta, E[:, p] - E[:, :p] @ beta, r2, self.engine.logdet())
 
-    def _factorize(self, T: list[FloatArray], theta: FloatArray) -> None:
-        """M at T and the precisions of theta, unless the engine holds just that."""
+    def _factorize(self, theta: FloatArray, products: CrossProducts, T: list[FloatArray]) -> None:
+        """M at T and the products and precisions of theta, unless the engine holds just that."""
         if T is not self._held:
             self._held = None
-            self.engine.factorize(self.equations.fill(T, self.precisions(theta)))
+            self.engine.factorize(self.equations.fill(products, T, self.precisions(theta)))
             self._held = T
             self.n_evaluations += 1
 
@@ -269,7 +291,8 @@ class Likelihood:
         sigma2 = solution.r2 / nu if sigma is None else sigma**2
         parameters = self.parameters
         near = self._off_edge(solution)
-        spread = self._second_moments(near, reml, sigma2)
+        selected = self._selected(near)
+        spread = self._second_moments(near, reml, sigma2, selected)
         gradient, curvature = np.zeros(parameters.count), np.zeros((parameters.count, parameters.count))
         gradients, em = [], []
         for k, T in enumerate(near.T):
@@ -283,6 +306,10 @@ class Likelihood:
             gradients.append(dG)
             em.append(T @ semidefinite_cholesky(S / m))
             self._precision_score(k, solution.theta, spread, gradient)
+        if parameters.residual is not None:
+            rho, at = self._residual_part(solution.theta), SolvedEquations(near.T, near.E, near.RX, near.beta)
+            inverse = selected(*self.equations.places())
+            gradient[parameters.residual_slice] = residual_score(self.equations, rho, at, inverse, reml, sigma2)
         information, cross = self._average_information(solution, gradients, sigma2)
         scale = solution.r2 / sigma2
         if sigma is None:
@@ -310,7 +337,7 @@ class Likelihood:
         """The same solution, or one with T lifted off the edge, where W can be formed."""
         lifted = [self._lifted(k, T) for k, T in enumerate(solution.T)]
         at_edge = any(a is not b for a, b in zip(lifted, solution.T, strict=True))
-        return self._solve(solution.theta, lifted) if at_edge else solution
+        return self._solve(solution.theta, solution.products, lifted) if at_edge else solution
 
     def _lifted(self, k: int, T: FloatArray) -> FloatArray:
         """T with its singular values at least LIFT / sqrt(rows a level); the same object where they are."""
@@ -318,11 +345,13 @@ class Likelihood:
         U, s, Vt = np.linalg.svd(T)
         return T if s[-1] >= floor else np.ascontiguousarray((U * np.maximum(s, floor)) @ Vt)
 
-    def _second_moments(self, solution: Solution, reml: bool, sigma2: float) -> "SecondMoments":
+    def _second_moments(
+        self, solution: Solution, reml: bool, sigma2: float, selected: "Selected"
+    ) -> "SecondMoments":
         """(k, values of some K on Q_k's pattern) -> sum_lm K_lm (H_ml + v_m v_l'/sigma^2), (r, r)."""
         v = solution.v[:, None] / np.sqrt(sigma2)
         low_rank = self.equations.split(np.hstack([self._fixed_part(solution), v]) if reml else v)
-        blocks, pairs = self._level_blocks(solution), self.equations.pairs
+        blocks, pairs = self.equations.level_blocks(selected), self.equations.pairs
 
         def spread(k: int, values: FloatArray) -> FloatArray:
             first, second = pairs[k]
@@ -337,10 +366,12 @@ class Likelihood:
         """N (q, p) with (C^-1)_vv = M^-1 + N N'."""
         return sla.solve_triangular(solution.RX, solution.E[:, : len(solution.beta)].T, lower=True).T
 
-    def _level_blocks(self, solution: Solution) -> list[FloatArray]:
-        """Blocks of M^-1 between the levels that Q joins, (n, r, r) for each term."""
-        self._factorize(solution.T, solution.theta)
-        return self.equations.level_blocks(self.engine.selected_inverse)
+    def _selected(self, solution: Solution) -> "Selected":
+        """(rows, cols) on the pattern -> entries of M^-1: all of them at once where R has parameters."""
+        self._factorize(solution.theta, solution.products, solution.T)
+        if self.parameters.residual is None:
+            return self.engine.selected_inverse
+        return self.equations.find(self.engine.selected_inverse(*self.equations.places()))
 
     def _average_information(
         self, solution: Solution, gradients: list[FloatArray], sigma2: float
@@ -348,14 +379,31 @@ class Likelihood:
         """AI_ij = f_i'P f_j/sigma^2 and f_i'Py/sigma^2, f_i = dV_i Py = Z c_i (Gilmour, Thompson & Cullis 1995)."""
         p, w = len(solution.beta), self._score_effects(solution)
         C = [self._working_effects(k, solution, w[k][:, :, 0], dG) for k, dG in enumerate(gradients)]
-        F = self.equations.gram_times(C)
-        c, f = self._stack(C), self._stack(F)
-        a = self._stack([T.T @ Fk for T, Fk in zip(solution.T, F, strict=True)])
-        g = self._stack([Zxy[:, :, :p] for Zxy in self.products.Zxy]).T @ c
+        F = self.equations.gram_times(solution.products, C)
+        c, count = self._stack(C, self.parameters.count), self.parameters.count
+        g = self._stack([Zxy[:, :, :p] for Zxy in solution.products.Zxy], p).T @ c
+        gram, cross = c.T @ self._stack(F, count), (c.T @ self._stack(w, 1))[:, 0]
+        if self.parameters.residual is not None:
+            self._add_residual_variates(solution, c, F, g, gram, cross)
+        a = self._stack([T.T @ Fk for T, Fk in zip(solution.T, F, strict=True)], count)
         t = sla.solve_triangular(solution.RX, g - solution.E[:, :p].T @ a, lower=True)
-        self._factorize(solution.T, solution.theta)
-        information = c.T @ f - a.T @ self.engine.solve(a) - t.T @ t
-        return information / sigma2, (c.T @ self._stack(w))[:, 0] / sigma2
+        self._factorize(solution.theta, solution.products, solution.T)
+        return (gram - a.T @ self.engine.solve(a) - t.T @ t) / sigma2, cross / sigma2
+
+    def _add_residual_variates(
+        self, solution: Solution, c: FloatArray, F: list[FloatArray], g: FloatArray, gram: FloatArray, cross: FloatArray
+    ) -> None:
+        """f_i of R's parameters beside those of T and Q: Z'R^-1 f into F, X'R^-1 f into g, f'R^-1 f, f'Py."""
+        part, count = self.parameters.residual_slice, self.parameters.count
+        b = [T @ v for T, v in zip(solution.T, self.equations.split(solution.v), strict=True)]
+        rho, coefficients = self._residual_part(solution.theta), np.append(-solution.beta, 1.0)
+        variates = residual_variates(self.products, rho, coefficients, [x[:, :, 0] for x in b])
+        for Fk, Zh in zip(F, variates.Zh, strict=True):
+            Fk[:, :, part] = Zh
+        g[:, part], cross[part] = variates.Xh, variates.score
+        gram[:, part] = c.T @ self._stack(F, count)[:, part]
+        gram[part] = gram[:, part].T
+        gram[part, part] = variates.gram
 
     def _working_effects(self, k: int, solution: Solution, w: FloatArray, dG: FloatArray) -> FloatArray:
         """c_i of term k's parameters, (m, r, count): (I x dG_i) Q^-1 w for T, -(I x T) Q^-1 dQ_i v for rho."""
@@ -373,16 +421,16 @@ class Likelihood:
             C[:, :, parameters.rho_slices[k].start + i] = -solve(product) @ solution.T[k].T
         return C
 
-    def _stack(self, parts: Sequence[FloatArray]) -> FloatArray:
+    def _stack(self, parts: Sequence[FloatArray], columns: int) -> FloatArray:
         """(m, r, c) of each term -> (q, c)."""
-        return np.concatenate([x.reshape(x.shape[0] * x.shape[1], -1) for x in parts]) if parts else np.zeros((0, 1))
+        return np.concatenate([np.zeros((0, columns)), *(x.reshape(x.shape[0] * x.shape[1], -1) for x in parts)])
 
     def _score_effects(self, solution: Solution) -> list[FloatArray]:
         """Z'Py = Z'W(y - X beta - Z Lambda v), (m, r, 1) for each term."""
         p = len(solution.beta)
         b = [T @ v for T, v in zip(solution.T, self.equations.split(solution.v), strict=True)]
-        right = [Zxy[:, :, p:] - Zxy[:, :, :p] @ solution.beta[:, None] for Zxy in self.products.Zxy]
-        return [r - zb for r, zb in zip(right, self.equations.gram_times(b), strict=True)]
+        right = [Zxy[:, :, p:] - Zxy[:, :, :p] @ solution.beta[:, None] for Zxy in solution.products.Zxy]
+        return [r - zb for r, zb in zip(right, self.equations.gram_times(solution.products, b), strict=True)]
 
     def vcov(self, theta: FloatArray, sigma: float) -> FloatArray:
         """sigma^2 (X'V^-1X)^-1 of the kept coefficients, (p, p)."""
@@ -393,10 +441,8 @@ class Likelihood:
     def random_vcov(self, theta: FloatArray, sigma: float, *, prediction: bool) -> tuple[FloatArray, ...]:
         """Covariance of each level's effects, (m, r, r): given beta, as in lme4, or of b_hat - b (Henderson)."""
         solution = self.solution(theta)
-        blocks = [
-            block[first == second]
-            for block, (first, second) in zip(self._level_blocks(solution), self.equations.pairs, strict=True)
-        ]
+        joined = zip(self.equations.level_blocks(self._selected(solution)), self.equations.pairs, strict=True)
+        blocks = [block[first == second] for block, (first, second) in joined]
         extra = self.equations.split(self._fixed_part(solution)) if prediction else []
         out = []
         for k, (basis, T, block) in enumerate(zip(self.products.bases, solution.T, blocks, strict=True)):
@@ -414,6 +460,7 @@ class Likelihood:
 
 
 SecondMoments = Callable[[int, FloatArray], FloatArray]
+Selected = Callable[[IntArray, IntArray], FloatArray]
 
 
 def sparse_symmetric(rows: IntArray, cols: IntArray, values: FloatArray, m: int) -> sp.csr_array:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ._typing import FloatArray
 from .engines.dense import forecast_bytes
 from .inference.varpar import at_edge, term_covariances
 from .likelihood import Likelihood
@@ -29,7 +30,8 @@ def summary(fit: "Fit") -> str:
     lines = [f"Linear mixed model fit by {'REML' if fit.reml else 'maximum likelihood'}"]
     if fit.spec.formula:
         lines.append(f"Formula: {' '.join(fit.spec.formula.split())}")
-    lines += ["", _criterion(fit), "", _scaled_residuals(fit), "", "Random effects:", _random_table(fit), _sizes(fit)]
+    lines += ["", _criterion(fit), "", _scaled_residuals(fit), "", "Random effects:", _random_table(fit)]
+    lines += [*_residual_line(fit), _sizes(fit)]
     lines += ["", "Fixed effects:", _fixed_table(fit), "", *_facts(fit)]
     return "\n".join(lines)
 
@@ -40,10 +42,26 @@ def _criterion(fit: "Fit") -> str:
 
 
 def _scaled_residuals(fit: "Fit") -> str:
-    weights = 1.0 if fit.spec.weights is None else np.sqrt(fit.spec.weights)
-    quantiles = np.quantile(fit.resid * weights / fit.sigma, [0, 0.25, 0.5, 0.75, 1])
+    quantiles = np.quantile(fit.resid / (fit.sigma * _scales(fit)), [0, 0.25, 0.5, 0.75, 1])
     names = ("Min", "1Q", "Median", "3Q", "Max")
     return "Scaled residuals:  " + "  ".join(f"{n} {q:.4g}" for n, q in zip(names, quantiles, strict=True))
+
+
+def _scales(fit: "Fit") -> FloatArray:
+    """Standard deviation of each residual over sigma, (n,)."""
+    weights, residual = fit.spec.weights, fit.spec.residual
+    out = np.ones(fit.nobs) if weights is None else 1 / np.sqrt(weights)
+    if residual is None:
+        return out
+    return out * residual.scales(fit.estimate.evaluation.theta[fit.likelihood.parameters.residual_slice])
+
+
+def _residual_line(fit: "Fit") -> Iterator[str]:
+    """The structure of the residuals and its parameters."""
+    if fit.spec.residual is not None:
+        values = fit.varpar[list(fit.spec.residual.natural_names())]
+        shown = ", ".join(f"{name} {value:.5g}" for name, value in values.items())
+        yield f"Residuals {fit.spec.residual.label}: {shown}"
 
 
 def _random_table(fit: "Fit") -> str:
@@ -156,7 +174,7 @@ def tidy(fit: "Fit") -> pd.DataFrame:
     names = [str(n).rsplit("|", 1) for n in varpar.index]
     random = pd.DataFrame({
         "effect": "ran_pars",
-        "group": [n[1] if len(n) == 2 else "Residual" for n in names],
+        "group": ["Residual" if n[-1] == "residual" or len(n) == 1 else n[1] for n in names],
         "term": [n[0] for n in names],
         "estimate": varpar.values,
         "std_error": fit.varpar_se.values,
@@ -184,6 +202,8 @@ def describe(likelihood: "Likelihood | DenseLikelihood") -> str:
     )
     for term in spec.terms:
         lines.append(f"  {term.describe()}: {count(term.n_levels, 'level')}, {count(term.n_effects, 'effect')} a level")
+    if spec.residual is not None:
+        lines.append(f"  residuals {spec.residual.label}: {count(spec.residual.n_params, 'parameter')}")
     lines += _losses(spec, dropped)
     if isinstance(likelihood, Likelihood):
         pattern, engine = likelihood.equations.pattern, likelihood.engine

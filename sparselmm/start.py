@@ -44,7 +44,7 @@ def moment_ratios(likelihood: Likelihood) -> list[FloatArray]:
 def starting_theta(likelihood: Likelihood, *, reml: bool) -> tuple[FloatArray, int]:
     """theta to start from, (k,), and how many EM steps led there."""
     if not likelihood.spec.terms:
-        return np.zeros(0), 0
+        return likelihood.parameters.start([]), 0
     theta = _nearest(likelihood, [np.diag(np.sqrt(r)) for r in moment_ratios(likelihood)])
     before = np.inf
     for step in range(EM_STEPS):

@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from ._errors import DataError, ModelError
 from ._typing import FloatArray, IntArray
 from .structures import Covariance, Precision, make_covariance
+from .structures.base import Residual
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,6 +143,7 @@ class ModelSpec:
     """Everything that defines a model; the only thing that the equations see.
 
     y: (n,) response, before the offset is taken off. X: (n, p). weights, offset: (n,) or None.
+    residual: R beside the weights, None for independent residuals of one variance.
     encoding: what the formula layer needs to encode new rows the same way (None from arrays).
     """
 
@@ -155,6 +157,7 @@ class ModelSpec:
     formula: str = ""
     n_dropped: int = 0
     encoding: Any = None
+    residual: Residual | None = None
 
     def __post_init__(self) -> None:
         _check_spec(self)
@@ -227,6 +230,8 @@ def _check_spec(spec: ModelSpec) -> None:
     if n == 0:
         raise DataError("there are no rows to fit")
     lengths = {"X": len(spec.X)} | {f"term '{t.name}'": t.n_rows for t in spec.terms}
+    if spec.residual is not None:
+        lengths[f"residual {spec.residual.label}"] = spec.residual.n_rows
     lengths |= {k: len(v) for k, v in (("weights", spec.weights), ("offset", spec.offset)) if v is not None}
     for what, length in lengths.items():
         if length != n:
@@ -237,8 +242,9 @@ def _check_spec(spec: ModelSpec) -> None:
         raise DataError(f"weights must be positive: {bad} of {n} are not, the smallest is {spec.weights.min():g}")
     if n > 1 and np.ptp(spec.y) == 0.0:
         raise DataError(f"the response '{spec.response}' is constant ({spec.y[0]:g}): there is nothing to model")
+    known = spec.weights is not None and bool(np.ptp(spec.weights) > 0.0)
     for term in spec.terms:
-        _check_identified(term, n, spec.weights is not None and bool(np.ptp(spec.weights) > 0.0))
+        _check_identified(term, n, known or spec.residual is not None)
     _check_distinct(spec.terms)
 
 

@@ -109,7 +109,7 @@ def test_an_unknown_name_gets_close_matches_and_the_list():
 
 def test_every_golden_fit_has_its_data():
     fits = golden.fits()
-    assert len(fits) == 136 and len({fit["id"] for fit in fits}) == 136
+    assert len(fits) == 152 and len({fit["id"] for fit in fits}) == 152
     for dataset in {fit["dataset"] for fit in fits}:
         rows = {fit["n"] for fit in fits if fit["dataset"] == dataset}
         assert max(rows) <= len(golden.load(dataset))

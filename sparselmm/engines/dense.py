@@ -69,7 +69,7 @@ class _Whitened:
 
 
 class DenseMarginal:
-    """The marginal model y ~ N(X beta, sigma^2 W), W = diag(1/weights) + sum_k Z_k Psi_k Z_k'.
+    """The marginal model y ~ N(X beta, sigma^2 W), W = R + sum_k Z_k Psi_k Z_k', R = diag(1/weights) unless given.
 
     y: (n,). X: (n, p), p = 0 is legal. Z: K arrays (n, q_k). weights: (n,) or None.
     Errors: EngineError where the n x n matrices would not fit; DataError for shapes that do not agree;
@@ -97,10 +97,12 @@ class DenseMarginal:
         *,
         reml: bool,
         sigma: float | None = None,
+        R: FloatArray | None = None,
     ) -> DenseEvaluation:
         """The criterion and its derivatives at relative covariances psi.
 
-        psi: K arrays (q_k, q_k), var(b_k) = sigma^2 Psi_k. dpsi: per parameter (k, dPsi_k/dtheta_i).
+        psi: K arrays (q_k, q_k), var(b_k) = sigma^2 Psi_k. dpsi: per parameter (k, dPsi_k/dtheta_i); where R (n, n)
+        is given, (K, dR/dtheta_i) too, the residuals being a term with Z = I.
         sigma: None profiles it out, -2l = log|W| [+ log|X'W^-1X|] + nu (1 + log(2 pi r2/nu)); else
         -2l = log|W| [+ log|X'W^-1X|] + nu log(2 pi sigma^2) + r2/sigma^2. The bracket is REML's.
         Errors: DataError for shapes or a Psi that is not symmetric; EngineError where W is not positive
@@ -109,7 +111,8 @@ class DenseMarginal:
         if len(psi) != len(self.Z):
             raise DataError(f"{len(psi)} covariance matrices psi for {len(self.Z)} random terms")
         psi = [_check_covariance(P, self.Z[k].shape[1], f"psi[{k}]") for k, P in enumerate(psi)]
-        w = whiten(_marginal_covariance(self.noise, self.Z, psi), self.y, self.Q, self.Rx, self.Z)
+        R, Z = (np.diag(self.noise), self.Z) if R is None else (R, [*self.Z, np.eye(self.n)])
+        w = whiten(_marginal_covariance(R, self.Z, psi), self.y, self.Q, self.Rx, Z)
         nu = self.n - self.p if reml else self.n
         r2 = float(w.e @ w.e)
         s = _profile_sigma(r2, nu) if sigma is None else float(sigma)
@@ -128,8 +131,8 @@ class DenseMarginal:
             ai=ai,
             ai_sigma=ai_sigma,
             ai_profiled=ai - np.outer(ai_sigma, ai_sigma) / nu,
-            b=[P @ (Fk.T @ w.e) for P, Fk in zip(psi, w.F, strict=True)],
-            b_cov=[s**2 * (P - (Fk @ P).T @ (Fk @ P)) for P, Fk in zip(psi, w.FP, strict=True)],
+            b=[P @ (Fk.T @ w.e) for P, Fk in zip(psi, w.F, strict=False)],
+            b_cov=[s**2 * (P - (Fk @ P).T @ (Fk @ P)) for P, Fk in zip(psi, w.FP, strict=False)],
         )
 
 
@@ -185,9 +188,9 @@ def _derivatives(
     return trace - ai_sigma, f.T @ f / sigma**2, ai_sigma
 
 
-def _marginal_covariance(noise: FloatArray, Z: Sequence[FloatArray], psi: Sequence[FloatArray]) -> FloatArray:
-    """W = diag(noise) + sum_k Z_k Psi_k Z_k', (n, n)."""
-    W = np.diag(noise)
+def _marginal_covariance(R: FloatArray, Z: Sequence[FloatArray], psi: Sequence[FloatArray]) -> FloatArray:
+    """W = R + sum_k Z_k Psi_k Z_k', (n, n)."""
+    W = R.copy()
     for Zk, P in zip(Z, psi, strict=True):
         W += Zk @ P @ Zk.T
     return W

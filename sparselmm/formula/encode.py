@@ -10,11 +10,13 @@ from numpy.typing import ArrayLike
 
 from .._errors import DataError
 from .._typing import AnyArray, FloatArray, IntArray
+from ..structures.base import Residual
 from ..terms import GroupingFactor, ModelSpec, RandomTerm
 from .design import Design, SimpleFormula, evaluate, make_design, read_terms, split_terms
 from .groups import GroupCoder, code_new_column, code_new_rows
 from .names import columns_of, evaluation_context, known_names, quote_columns
 from .parse import Bar, ParsedFormula, parse
+from .residual import ParsedResidual, parse_residual
 from .table import Rows, as_vector, kind_of, numeric_column, open_table, read_rows
 from .tokens import Expr
 
@@ -109,15 +111,18 @@ def build_spec(
     *,
     weights: str | ArrayLike | None = None,
     offset: str | ArrayLike | None = None,
+    residual: str | None = None,
     context: Mapping[str, Any] | None = None,
 ) -> ModelSpec:
     """The model that `formula` describes for the rows of `data`.
 
     data: a table that narwhals reads (pandas, polars, pyarrow). weights, offset: a column name or an array of
-    len(data). context: further names for the formula. Rows with a missing value in anything that is used are
-    dropped and counted. Errors: FormulaError (the place underlined), DataError (the column named), ModelError.
+    len(data). residual: `ar1(t | g)`, `ou(t | g)`, `varident(f)`, or the last times one of the others; None for
+    independent residuals of one variance. context: further names for the formula. Rows with a missing value in
+    anything that is used are dropped and counted.
+    Errors: FormulaError (the place underlined), DataError (the column named), ModelError.
     """
-    return _Builder(formula, data, evaluation_context(context)).build(weights, offset)
+    return _Builder(formula, data, evaluation_context(context), residual).build(weights, offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +147,9 @@ class _LeftSide:
 class _Builder:
     """The steps from text and table to ModelSpec."""
 
-    def __init__(self, formula: str, data: Any, context: dict[str, Any]):
+    def __init__(self, formula: str, data: Any, context: dict[str, Any], residual: str | None):
         self.context, self.known = context, known_names(context)
+        self.residual: ParsedResidual | None = None if residual is None else parse_residual(residual)
         self.parsed: ParsedFormula = parse(formula, self.known)
         self.table = open_table(data)
         if len(self.table) == 0:
@@ -176,6 +182,7 @@ class _Builder:
                 offset if isinstance(offset, str) else None,
                 offset is not None and not isinstance(offset, str),
             ),
+            residual=self._residual(rows.frame),
         )
 
     def _array(self, values: str | ArrayLike, what: str) -> FloatArray:
@@ -195,6 +202,9 @@ class _Builder:
         expressions = [parsed.response, parsed.fixed, *parsed.offsets, *(bar.left for bar in parsed.bars)]
         model = [column for expr in expressions for column in self._columns(expr)]
         groups = [column for bar in parsed.bars for group in bar.groups for column in group]
+        if self.residual is not None:
+            model += self._columns(self.residual.serial.time) if self.residual.serial else []
+            groups += self.residual.groups
         rows = read_rows(self.table, list(dict.fromkeys(model + groups)), arrays, set(groups) - set(model))
         rows.need_some()
         return rows
@@ -220,6 +230,12 @@ class _Builder:
                     seen.add(key)
                     levels = coder.factor(group)
                     yield side.random_term(levels), TermEncoding(group, levels, side.design)
+
+    def _residual(self, frame: pd.DataFrame) -> Residual | None:
+        if self.residual is None:
+            return None
+        values = lambda expr: evaluate(self._text(expr), expr, frame, self.context, {})  # noqa: E731
+        return self.residual.build(values, GroupCoder(frame).factor)
 
     def _left_sides(self, bar: Bar, frame: pd.DataFrame) -> Iterator[_LeftSide]:
         """One left side; several where `||` parts a factor from the rest, as in lme4."""

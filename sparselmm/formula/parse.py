@@ -274,6 +274,11 @@ def _arguments(source: Source, cuts: list[int]) -> tuple[Expr | None, tuple[tupl
     return given, tuple(options)
 
 
+def read_groups(source: Source, lo: int, hi: int) -> tuple[tuple[str, ...], ...]:
+    """The interactions that a right side of tokens lo ... hi-1 stands for; `a/b` is (a,), (a, b)."""
+    return _Groups(source, hi).read(lo)
+
+
 class _Groups:
     """The right side of a bar, by recursive descent: `+` (several terms), then `/`, then `:`."""
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..results import Fit
 
 STEP = 1e-6  # of central differences through theta -> sd, cor
+SCORE_STEP = 1e-4  # of central differences of the score by parameters of order one: errors of 1e-8 both ways
 EDGE = 1e-9  # a correlation closer than this to +-1 is +-1
 
 
@@ -34,6 +35,7 @@ def _natural(fit: "Fit", theta: FloatArray, sigma: float) -> FloatArray:
 def variance_parameter_errors(fit: "Fit") -> pd.Series:
     """Standard errors by the delta method from twice the inverse of the information (AI and curvature) of -2l.
 
+    For R's parameters, where AI lacks the curvature, the information is the difference of exact scores.
     NaN for what was held and for what lies on the boundary, where no such approximation holds.
     """
     names = [*fit.likelihood.parameters.natural_names, SIGMA]
@@ -56,12 +58,23 @@ def _free_information(fit: "Fit") -> tuple[FloatArray, FloatArray]:
     k = len(theta)
     inside = theta != 0.0
     cov = np.zeros((k + 1, k + 1))
-    cov[:k, :k][np.ix_(inside, inside)] = 2.0 * np.linalg.pinv(d.hessian[np.ix_(inside, inside)])
+    cov[:k, :k][np.ix_(inside, inside)] = 2.0 * np.linalg.pinv(_information(fit)[np.ix_(inside, inside)])
     slope = d.cross_log_sigma2 / d.information_log_sigma2
     cov[:k, k] = cov[k, :k] = -cov[:k, :k] @ slope
     cov[k, k] = 2.0 / d.information_log_sigma2 + slope @ cov[:k, :k] @ slope
     x = np.append(theta, 2.0 * np.log(fit.sigma))
     return cov, _jacobian(lambda x: _natural(fit, x[:-1], float(np.exp(0.5 * x[-1]))), x)
+
+
+def _information(fit: "Fit") -> FloatArray:
+    """AI and curvature, (k, k); the rows of R's parameters by central differences of the score."""
+    likelihood, theta = fit.likelihood, fit.estimate.evaluation.theta
+    out = fit.estimate.derivatives.hessian.copy()
+    for i in range(len(theta))[likelihood.parameters.residual_slice]:
+        unit = np.eye(len(theta))[i] * SCORE_STEP
+        ahead, behind = (likelihood.derivatives(theta + u, reml=fit.reml).gradient for u in (unit, -unit))
+        out[i] = out[:, i] = (ahead - behind) / (2 * SCORE_STEP)
+    return out
 
 
 def _held_information(fit: "Fit") -> tuple[FloatArray, FloatArray]:

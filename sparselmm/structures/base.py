@@ -105,6 +105,66 @@ class Precision(Protocol):
         """Inverse of `to_natural`; ModelError outside the parameter space."""
 
 
+@runtime_checkable
+class Residual(Protocol):
+    """R(rho), the n x n covariance of the residuals relative to sigma^2 and to the prior weights, by its inverse K.
+
+    K is tridiagonal once the rows are ordered by series and time: a diagonal, and one entry for each link of a row
+    with the one before it. Rows (and links) of one class have the same value of K at every rho, so that values are
+    computed once a class. `rho` is in unconstrained coordinates, of length `n_params`.
+
+    later, earlier: (L,) the two rows of each link, a series forwards in time. row_class: (n,), link_class: (L,).
+    label: the words that describe it, `ar1(t | g)`.
+    """
+
+    n_rows: int
+    n_params: int
+    later: IntArray
+    earlier: IntArray
+    row_class: IntArray
+    link_class: IntArray
+    label: str
+
+    def names(self) -> tuple[str, ...]:
+        """Names of the coordinates of `rho`."""
+
+    def start(self) -> FloatArray:
+        """rho to start from, (n_params,)."""
+
+    def values(self, rho: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """K of each class of rows and of links; EngineError where R is singular to rounding."""
+
+    def gradient(self, rho: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """dK/drho_i: (n_params, classes of rows) and (n_params, classes of links)."""
+
+    def logdet(self, rho: FloatArray) -> float:
+        """log|R|."""
+
+    def logdet_gradient(self, rho: FloatArray) -> FloatArray:
+        """dlog|R|/drho_i, (n_params,)."""
+
+    def times(self, rho: FloatArray, V: FloatArray) -> FloatArray:
+        """R V, (n, c), in O(n c)."""
+
+    def scales(self, rho: FloatArray) -> FloatArray:
+        """sqrt of the diagonal of R, (n,)."""
+
+    def covariance(self, rho: FloatArray) -> FloatArray:
+        """R as an n x n array, from its definition: for the dense likelihood and for tests."""
+
+    def covariance_gradient(self, rho: FloatArray) -> FloatArray:
+        """dR/drho_i, (n_params, n, n)."""
+
+    def natural_names(self) -> tuple[str, ...]:
+        """Names on the natural scale: `rho_residual`, `kappa_residual`, `ratio_level|residual`."""
+
+    def to_natural(self, rho: FloatArray) -> FloatArray:
+        """Correlations, rates, ratios, (n_params,)."""
+
+    def from_natural(self, natural: FloatArray) -> FloatArray:
+        """Inverse of `to_natural`; ModelError outside the parameter space."""
+
+
 CovarianceMaker = Callable[[int, str], Covariance]
 _COVARIANCES: dict[str, CovarianceMaker] = {}
 

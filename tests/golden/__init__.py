@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent
 
 @cache
 def fits() -> list[dict[str, Any]]:
-    """Read every fit of an ordinary mixed model; `dataset` is the name that `load` takes."""
+    """Read every fit of a model that the tests cover; `dataset` is the name that `load` takes."""
     return _read("fits.json.xz")
 
 

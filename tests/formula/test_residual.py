@@ -1,0 +1,115 @@
+"""The grammar of residual=, and what it says about what it cannot read."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sparselmm import DataError, FormulaError
+from sparselmm.formula import build_spec
+from sparselmm.formula.residual import parse_residual
+
+COLUMNS = {
+    "y": [1.0, 2.0, 1.5, 3.0, 2.0, 2.5],
+    "t": [1, 2, 3, 1, 2, 4],
+    "hour": [0.1, 0.7, 1.9, 0.0, 0.5, 2.2],
+    "g": ["b", "b", "b", "a", "a", "a"],
+    "f": [1.0, 2.0, 1.0, 2.0, 1.0, 2.0],
+    "my day": [3, 2, 1, 1, 2, 3],
+    "word": list("uvwuvw"),
+}
+TABLE = pd.DataFrame(COLUMNS)
+
+
+def residual(text):
+    return build_spec("y ~ 1", TABLE, residual=text).residual
+
+
+def test_parts():
+    parsed = parse_residual("car1(log(t) | a:b) * varident( f )")
+    assert (parsed.serial.word, parsed.serial.time.text, parsed.serial.series) == ("car1", "log(t)", ("a", "b"))
+    assert parsed.strata.strata == ("f",)
+    assert parsed.groups == ["a", "b", "f"]
+
+
+def test_none():
+    assert residual(None) is None
+
+
+def test_series_and_times():
+    r = residual("ar1(t | g)")
+    np.testing.assert_array_equal(r.series, [1, 1, 1, 0, 0, 0])
+    assert r.natural_names() == ("rho_residual",)
+    assert residual("ou(hour)").series.tolist() == [0] * 6
+    assert residual("ou(2 * hour | g)").time.tolist() == (2 * TABLE.hour).tolist()
+    assert residual("ar1(`my day` | g)").time.tolist() == [3, 2, 1, 1, 2, 3]
+
+
+def test_strata():
+    assert residual("varident(f)").natural_names() == ("ratio_2|residual",)
+    assert residual("varident(f:g)").natural_names() == (
+        "ratio_1.0:b|residual",
+        "ratio_2.0:a|residual",
+        "ratio_2.0:b|residual",
+    )
+
+
+@pytest.mark.parametrize("text", ["ar1(t | g) * varident(f)", "varident(f) * ar1(t | g)"])
+def test_product_in_either_order(text):
+    r = residual(text)
+    assert r.natural_names() == ("rho_residual", "ratio_2|residual")
+    assert r.label == "ar1(t | g) * varident(f)"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "residual= is empty"),
+        ("ar(t | g)", "unknown residual structure 'ar': known are ar1, ou, car1, varident; did you mean 'ar1'"),
+        ("varIdnt(f)", "did you mean 'varident'"),
+        ("ar1", "is not understood"),
+        ("ar1(t | g) + varident(f)", "is not understood"),
+        ("ar1()", r"ar1\(\) is empty"),
+        ("ar1(| g)", r"is written ar1\(t \| g\)"),
+        ("ar1(t || g)", r"is written ar1\(t \| g\)"),
+        ("ar1(t | g | f)", r"is written ar1\(t \| g\)"),
+        ("ar1(1 | g)", "needs the times"),
+        ("ar1(t | g) * ou(t | g)", "a product has one of ar1, ou, car1"),
+        ("varident(f) * varident(g)", r"varident\(f:g\)"),
+        ("ar1(t | g) *", r"a factor is missing beside '\*'"),
+        ("ar1(t | g/f)", "one grouping factor"),
+        ("varident(f + g)", "one grouping factor"),
+        ("ar1(t | g", "is never closed"),
+    ],
+)
+def test_unreadable(text, message):
+    with pytest.raises(FormulaError, match=message):
+        parse_residual(text)
+
+
+def test_not_text():
+    with pytest.raises(FormulaError, match="not int"):
+        parse_residual(3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ar1(tt | g)", "column 'tt' is not in the table"),
+        ("ar1(t | gg)", "column 'gg' is not in the table.*did you mean 'g'"),
+        ("varident(ff)", "column 'ff' is not in the table"),
+        ("ar1(word | g)", "'word' is not numeric"),
+        ("ar1(hour | g)", r"time 0.1 in row 0 is not an integer.*ou\(hour \| g\)"),
+        ("ar1(f | g)", "two rows of series 'a' have the time 2"),
+    ],
+)
+def test_columns_that_do_not_fit(text, message):
+    with pytest.raises(DataError, match=message):
+        residual(text)
+
+
+def test_rows_with_missing_times_are_dropped():
+    table = TABLE.assign(t=[1, 2, None, 1, 2, 4], f=[1, None, 1, 2, 1, 2])
+    spec = build_spec("y ~ 1", table, residual="ar1(t | g) * varident(f)")
+    assert (spec.n, spec.n_dropped) == (4, 2)
+    lag_two = spec.residual.covariance(np.array([np.arctanh(0.5), 0.0]))[2, 3]
+    assert lag_two == pytest.approx(0.25)  # times 2 and 4 of series a
