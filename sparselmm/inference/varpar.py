@@ -40,7 +40,8 @@ def variance_parameter_errors(fit: "Fit") -> pd.Series:
     """
     names = [*fit.likelihood.parameters.natural_names, SIGMA]
     cov, jacobian = _held_information(fit) if fit.estimate.held else _free_information(fit)
-    errors = np.sqrt(np.einsum("ij,jk,ik->i", jacobian, cov, jacobian))
+    variances = np.einsum("ij,jk,ik->i", jacobian, cov, jacobian)
+    errors = np.sqrt(np.where(variances >= 0.0, variances, np.nan))
     held = np.array([n in fit.estimate.held for n in names])
     unknown = at_edge(fit).to_numpy() | held | ~np.isfinite(fit.varpar.to_numpy())
     return pd.Series(np.where(unknown, np.nan, errors), index=names)
