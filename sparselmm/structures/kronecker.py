@@ -1,0 +1,88 @@
+"""The Kronecker product of two precisions: separable models, AR(1) x AR(1) of field trials."""
+
+import numpy as np
+
+from .._typing import FloatArray, IntArray
+from .base import Precision
+
+
+class Kronecker:
+    """Q = Q1 (x) Q2 with levels i*n2 + j, the first factor's level outermost; rho = (rho_1, rho_2).
+
+    With n_i levels and a null space of dimension d_i each: null_dim = n1 n2 - (n1 - d1)(n2 - d2) and
+    log|Q| = (n2 - d2) log|Q1| + (n1 - d1) log|Q2|, since the nonzero eigenvalues are the products of nonzero ones.
+    effects: what the two parts are called in the names of parameters, such as ("ar1(row)", "ar1(col)").
+    """
+
+    def __init__(self, first: Precision, second: Precision, effects: tuple[str, str] | None = None):
+        self.first, self.second, self.effects = first, second, effects
+        self.n_levels = first.n_levels * second.n_levels
+        self.n_params = first.n_params + second.n_params
+        self._ranks = first.n_levels - first.null_dim, second.n_levels - second.null_dim
+        self.null_dim = self.n_levels - self._ranks[0] * self._ranks[1]
+        self._build_pattern()
+
+    def names(self, effect: str, group: str) -> tuple[str, ...]:
+        one, two = self._effects(effect)
+        return *self.first.names(one, group), *self.second.names(two, group)
+
+    def start(self) -> FloatArray:
+        return np.concatenate([self.first.start(), self.second.start()])
+
+    def pattern(self) -> tuple[IntArray, IntArray]:
+        return self._rows, self._cols
+
+    def values(self, rho: FloatArray) -> FloatArray:
+        one, two = self._split(rho)
+        return self.first.values(one)[self._from_first] * self.second.values(two)[self._from_second]
+
+    def gradient(self, rho: FloatArray) -> FloatArray:
+        one, two = self._split(rho)
+        left, right = self.first.values(one)[self._from_first], self.second.values(two)[self._from_second]
+        return np.concatenate(
+            [
+                self.first.gradient(one)[:, self._from_first] * right,
+                left * self.second.gradient(two)[:, self._from_second],
+            ]
+        )
+
+    def logdet(self, rho: FloatArray) -> float:
+        one, two = self._split(rho)
+        return self._ranks[1] * self.first.logdet(one) + self._ranks[0] * self.second.logdet(two)
+
+    def logdet_gradient(self, rho: FloatArray) -> FloatArray:
+        one, two = self._split(rho)
+        parts = self._ranks[1] * self.first.logdet_gradient(one), self._ranks[0] * self.second.logdet_gradient(two)
+        return np.concatenate(parts)
+
+    def natural_names(self, effect: str, group: str) -> tuple[str, ...]:
+        one, two = self._effects(effect)
+        return *self.first.natural_names(one, group), *self.second.natural_names(two, group)
+
+    def to_natural(self, rho: FloatArray) -> FloatArray:
+        one, two = self._split(rho)
+        return np.concatenate([self.first.to_natural(one), self.second.to_natural(two)])
+
+    def from_natural(self, natural: FloatArray) -> FloatArray:
+        one, two = self._split(natural)
+        return np.concatenate([self.first.from_natural(one), self.second.from_natural(two)])
+
+    def _effects(self, effect: str) -> tuple[str, str]:
+        return self.effects or (f"{effect}.first", f"{effect}.second")
+
+    def _split(self, rho: FloatArray) -> tuple[FloatArray, FloatArray]:
+        return rho[: self.first.n_params], rho[self.first.n_params :]
+
+    def _build_pattern(self) -> None:
+        """A lower entry of Q1 off the diagonal meets all of Q2; one on it meets the lower triangle of Q2."""
+        (i, j), (k, el) = self.first.pattern(), self.second.pattern()
+        beside = np.flatnonzero(k != el)
+        rows = np.concatenate([k, el[beside]])
+        cols = np.concatenate([el, k[beside]])
+        entry = np.concatenate([np.arange(len(k)), beside])
+        low, on = np.flatnonzero(i != j), np.flatnonzero(i == j)
+        one = np.concatenate([np.repeat(low, len(rows)), np.repeat(on, len(k))])
+        two = np.concatenate([np.tile(np.arange(len(rows)), len(low)), np.tile(np.arange(len(k)), len(on))])
+        size = self.second.n_levels
+        self._rows, self._cols = i[one] * size + rows[two], j[one] * size + cols[two]
+        self._from_first, self._from_second = one, entry[two]
