@@ -95,7 +95,8 @@ class DenseLikelihood:
         rho = theta[self.parameters.rho_slices[t]]
         cov = np.linalg.inv(_symmetric(Q, Q.values(rho)))
         cov = 0.5 * (cov + cov.T)
-        return cov, [-cov @ _symmetric(Q, dQ) @ cov for dQ in Q.gradient(rho)]
+        changes = [-cov @ _symmetric(Q, dQ) @ cov for dQ in Q.gradient(rho)]
+        return cov, [0.5 * (D + D.T) for D in changes]
 
     def _evaluate(self, theta: FloatArray, dpsi: Any, reml: bool, sigma: float | None) -> DenseEvaluation:
         self.n_evaluations += 1
