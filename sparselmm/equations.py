@@ -239,10 +239,10 @@ class Equations:
         places = [self._entries(b) for b in self.products.blocks]
         self._wanted = [self._between(k, *pairs) for k, pairs in enumerate(self.pairs)]
         self.pattern = _pattern([*places, *self._wanted], self.q)
-        self._dest = [_destinations(self.pattern, rows, cols) for rows, cols in places]
+        self._dest = [destinations(self.pattern, rows, cols) for rows, cols in places]
         inner = [np.arange(t.n_effects) for t in spec.terms]
         self._unit = [
-            _destinations(self.pattern, rows[:, i, i], cols[:, i, i])
+            destinations(self.pattern, rows[:, i, i], cols[:, i, i])
             for (rows, cols), i in zip(self._wanted, inner, strict=True)
         ]
 
@@ -322,12 +322,18 @@ def _pattern(places: list[tuple[IntArray, IntArray]], q: int) -> Pattern:
     diagonal = np.arange(q)
     rows = np.concatenate([r[r >= 0] for r, _ in places] + [diagonal])
     cols = np.concatenate([c[c >= 0] for _, c in places] + [diagonal])
+    return sparse_pattern(rows, cols, q)
+
+
+def sparse_pattern(rows: IntArray, cols: IntArray, q: int) -> Pattern:
+    """CSC pattern, sorted and each entry once, of a lower triangle's entries in any order."""
     csc = sp.csc_matrix((np.ones(len(rows)), (rows, cols)), shape=(q, q))
     csc.sort_indices()
     return Pattern(csc.indptr.astype(np.int64), csc.indices.astype(np.int64))
 
 
-def _destinations(pattern: Pattern, rows: IntArray, cols: IntArray) -> IntArray:
+def destinations(pattern: Pattern, rows: IntArray, cols: IntArray) -> IntArray:
+    """Place of each entry in the pattern's values; -1 where rows is negative."""
     out = np.full(rows.shape, -1, np.int64)
     inside = rows >= 0
     found = np.empty(int(inside.sum()), np.int64)
