@@ -17,7 +17,7 @@ from .engines import Pattern
 from .kernels.blocks import add_product, add_scaled, locate
 from .kernels.codes import pair_codes
 from .kernels.crossproducts import level_blocks, level_sums, pair_blocks, spread
-from .terms import ModelSpec, RandomTerm
+from .terms import ModelSpec, RandomTerm, check_residual
 
 CONSTANT = 1e-12  # a combination of columns that is one to this is a constant
 RANK_TOLERANCE = 1e-7  # as R's lm: a column whose part outside the earlier ones is relatively smaller is dropped
@@ -132,6 +132,7 @@ def cross_products(spec: ModelSpec) -> CrossProducts:
     basis = sla.solve_triangular(R, spec.X[:, kept].T, trans="T").T
     y = spec.y if spec.offset is None else spec.y - spec.offset
     y, start = _residualise(y, basis, weights)
+    check_residual(y, spec)
     V = np.column_stack([basis, y])
     designs = [_Design(term, weights) for term in spec.terms]
     blocks = [a.cross(b, k, j) for k, a in enumerate(designs) for j, b in enumerate(designs[: k + 1])]
