@@ -12,7 +12,7 @@ from ._typing import FloatArray
 from .engines.dense import DenseEvaluation, DenseMarginal, check_memory
 from .likelihood import Derivatives, Evaluation, Parameters
 from .structures import Precision
-from .terms import ModelSpec, RandomTerm
+from .terms import ModelSpec, RandomTerm, check_residual
 
 
 class DenseLikelihood:
@@ -26,6 +26,7 @@ class DenseLikelihood:
         self.engine_reason = f"V is {spec.n:,} x {spec.n:,}"
         self.kept = _independent_columns(spec)
         y = spec.y if spec.offset is None else spec.y - spec.offset
+        check_residual(y - spec.X @ np.linalg.lstsq(spec.X, y)[0], spec)
         self._marginal = DenseMarginal(y, spec.X[:, self.kept], [_dense(t) for t in spec.terms], spec.weights)
         self.n_evaluations = 0
 

@@ -18,9 +18,9 @@ from .engines import Pattern
 from .kernels.blocks import add_product, add_scaled, locate
 from .kernels.codes import pair_codes
 from .kernels.crossproducts import level_blocks, level_sums, pair_blocks, spread
-from .terms import ModelSpec, RandomTerm
+from .terms import ModelSpec, RandomTerm, check_residual
 
-CONSTANT = 1e-12  # a combination of columns that is one to this is a constant
+CONSTANT_DIGITS = 12  # a combination of columns of X that is one to so many decimals is a constant
 RANK_TOLERANCE = 1e-7  # as R's lm: a column whose part outside the earlier ones is relatively smaller is dropped
 
 
@@ -96,21 +96,24 @@ def fixed_design(X: FloatArray, weights: FloatArray) -> tuple[IntArray, IntArray
     return kept_array, np.setdiff1d(np.arange(p), kept_array), R
 
 
-def _residualise(y: FloatArray, basis: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """y less its projection on the orthonormal basis, twice (the second pass takes what rounding left).
+def _residualise(
+    y: FloatArray, X: FloatArray, basis: FloatArray, R: FloatArray, weights: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """y less its projection on X = basis R, twice (the second pass takes what rounding left), and the coefficients.
 
-    Where the basis spans a constant, the mean goes first: y = 1e9 + noise loses it exactly, where a product
-    with the basis would round every row differently.
+    Where X spans a constant, the mean goes first: y = 1e9 + noise loses it exactly, where a product with the
+    basis would round every row differently.
     """
-    ones = basis.T @ weights
-    spanned = np.abs(basis @ ones - 1.0).max() < CONSTANT
+    size = np.abs(X).max(axis=0)
+    one = np.round(sla.solve_triangular(R, basis.T @ weights) * size, CONSTANT_DIGITS) / size
+    spanned = np.abs(X @ one - 1.0).max() < 10.0**-CONSTANT_DIGITS
     shift = float(y.mean()) if spanned else 0.0
-    total, y = shift * ones, y - shift
+    y, coefficients = y - shift, shift * one
     for _ in range(2):
         step = basis.T @ (weights * y)
         y = y - basis @ step
-        total += step
-    return y, total
+        coefficients = coefficients + sla.solve_triangular(R, step)
+    return y, coefficients
 
 
 def effect_basis(gram: FloatArray) -> FloatArray:
@@ -132,13 +135,14 @@ def cross_products(spec: ModelSpec) -> CrossProducts:
         raise ModelError(f"{len(kept)} fixed effects for {spec.n} observations: nothing is left to estimate sigma")
     basis = sla.solve_triangular(R, spec.X[:, kept].T, trans="T").T
     y = spec.y if spec.offset is None else spec.y - spec.offset
-    y, start = _residualise(y, basis, weights)
+    y, start = _residualise(y, spec.X[:, kept], basis, R, weights)
+    check_residual(y, spec)
     V = np.column_stack([basis, y])
     designs = [_Design(term, weights) for term in spec.terms]
     blocks = [a.cross(b, k, j) for k, a in enumerate(designs) for j, b in enumerate(designs[: k + 1])]
     return CrossProducts(
         n=spec.n,
-        fixed=FixedDesign(kept, dropped, R, sla.solve_triangular(R, start)),
+        fixed=FixedDesign(kept, dropped, R, start),
         bases=tuple(d.basis for d in designs),
         blocks=tuple(blocks),
         Zxy=tuple(d.sums(V) for d in designs),

@@ -32,9 +32,10 @@ def _natural(fit: "Fit", theta: FloatArray, sigma: float) -> FloatArray:
 
 
 def variance_parameter_errors(fit: "Fit") -> pd.Series:
-    """Standard errors by the delta method from twice the inverse of the information (AI and curvature) of -2l.
+    """Standard errors by the delta method, from twice the inverse of the average information of -2l.
 
-    NaN for what was held and for what lies on the boundary, where no such approximation holds.
+    In balanced data the average information is the observed one (Gilmour, Thompson & Cullis 1995). NaN for what
+    was held and for what lies on the boundary, where no such approximation holds.
     """
     names = [*fit.likelihood.parameters.natural_names, SIGMA]
     cov, jacobian = _held_information(fit) if fit.estimate.held else _free_information(fit)
@@ -76,8 +77,8 @@ def _held_information(fit: "Fit") -> tuple[FloatArray, FloatArray]:
         return _natural(fit, theta, sigma)
 
     optimum = fit.estimate.optimum
-    cov = np.asarray(2.0 * np.linalg.pinv(optimum.hessian))
-    return cov, _jacobian(natural, optimum.x)
+    _, hessian = chart.pull_back(optimum.x, fit.estimate.derivatives)
+    return np.asarray(2.0 * np.linalg.pinv(hessian)), _jacobian(natural, optimum.x)
 
 
 def _jacobian(function: Callable[[FloatArray], FloatArray], x: FloatArray) -> FloatArray:
