@@ -82,7 +82,9 @@ class Parameters:
         self.precisions: list[Precision | None] = [t.Q for t in spec.terms]
         self.slices: list[slice] = []
         self.rho_slices: list[slice] = []
-        self.count, names, natural = 0, [], []
+        self.count = 0
+        names: list[str] = []
+        natural: list[str] = []
         for term, T, Q in zip(spec.terms, self.structures, self.precisions, strict=True):
             self.slices.append(self._take(T.n_params))
             self.rho_slices.append(self._take(0 if Q is None else Q.n_params))
@@ -290,9 +292,7 @@ class Likelihood:
             information = information - np.outer(cross, cross) / scale
         return Derivatives(gradient, information + curvature, information, nu - scale, cross, scale, tuple(em))
 
-    def _precision_score(
-        self, k: int, theta: FloatArray, spread: "SecondMoments", gradient: FloatArray
-    ) -> None:
+    def _precision_score(self, k: int, theta: FloatArray, spread: "SecondMoments", gradient: FloatArray) -> None:
         """d(-2l)/drho = tr(H dQ~) + v'dQ~ v/sigma^2 - r dlog|Q|, into gradient (DESIGN section 3)."""
         Q, part = self.parameters.precisions[k], self.parameters.rho_slices[k]
         if Q is None or part.stop == part.start:

@@ -13,8 +13,8 @@ from .._typing import AnyArray, FloatArray, IntArray
 from ..structures import latent_words
 from ..terms import GroupingFactor, ModelSpec, RandomTerm
 from .design import Design, SimpleFormula, evaluate, make_design, read_terms, split_terms
-from .latent import LatentBuilder, LatentEncoding
 from .groups import GroupCoder, code_new_column, code_new_rows
+from .latent import LatentBuilder, LatentEncoding
 from .names import columns_of, evaluation_context, known_names, quote_columns
 from .parse import Bar, ParsedFormula, parse
 from .table import Rows, as_vector, kind_of, numeric_column, open_table, read_rows

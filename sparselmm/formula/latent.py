@@ -110,19 +110,22 @@ class LatentBuilder:
                 raise bar.error(f"{factor.word}() cannot be part of a product; ar1() and ou() can")
             parts.append(self._states(factor, how, none, None))
         (one, key1, Q1, codes1, times1, _), (two, key2, Q2, codes2, times2, _) = parts
-        effects = tuple(f"{b.word}({label})" for b, label in zip(bar.factors, (one, two), strict=True))
-        precision = Kronecker(Q1, Q2, effects=(effects[0], effects[1]))
+        first, second = (b.word for b in bar.factors)
+        effects = f"{first}({one})", f"{second}({two})"
+        precision = Kronecker(Q1, Q2, effects=effects)
         labels = pd.MultiIndex.from_product([times1, times2], names=[one, two])
+        text = f"{first}(0 + {one}):{second}(0 + {two})"
+        codes, name = codes1 * Q2.n_levels + codes2, f"{one}:{two}"
         term = RandomTerm(
-            codes1 * Q2.n_levels + codes2, effects=(":".join(effects),), name=f"{one}:{two}", levels=labels,
-            Q=precision, label=f"{one}:{two}", text=":".join(f"{b.word}(0 + {t})" for b, t in zip(bar.factors, (one, two), strict=True)),
-        )  # fmt: skip
+            codes, effects=(":".join(effects),), name=name, levels=labels, Q=precision, label=name, text=text
+        )
         columns = [c for b in bar.factors for c in columns_of(b.left, list(self.frame), self.known)]
         return term, LatentEncoding(labels, (key1, key2), (), None, None, tuple(dict.fromkeys(columns)))
 
     def _levels(self, bar: Bar, group: tuple[str, ...], how: LevelWord) -> tuple[RandomTerm, LatentEncoding]:
         if bar.given is None or bar.options or not group:
-            raise bar.error(f"{bar.word}() is written {bar.word}(1 | id, name) with {how.needs} in context={{'name': ...}}")
+            word = bar.word
+            raise bar.error(f"{word}() is written {word}(1 | id, name), with {how.needs} in context={{'name': ...}}")
         factor = self.coder.factor(group)
         place, precision, labels = how.make(self._object(bar.given), factor.labels(), factor.name)
         terms = read_terms(quote_columns(bar.left, list(self.frame)), bar.left)
@@ -130,7 +133,8 @@ class LatentBuilder:
         if not texts:
             raise bar.left.error("no effect is left before the bar")
         columns_read = columns_of(bar.left, list(self.frame), self.known)
-        design, columns, effects = None, None, ("Intercept",)
+        design, columns = None, None
+        effects: tuple[str, ...] = ("Intercept",)
         if texts != ["1"]:
             design, columns = make_design(terms, columns_read, self.frame, self.context)
             effects = design.names
