@@ -41,8 +41,8 @@ class DenseLikelihood:
         """Score, average information and curvature at theta."""
         theta, k = self.parameters.check(theta), self.parameters.count
         first, second, pairs = [], [], []
-        zipped = zip(self.parameters.structures, self.parameters.slices, self.spec.terms, strict=True)
-        for t, (structure, part, term) in enumerate(zipped):
+        zipped = zip(self.parameters.structures, self.parameters.slices, strict=True)
+        for t, (structure, part) in enumerate(zipped):
             across, dacross = self._across(t, theta)
             first += [(t, np.kron(across, G)) for G in structure.gradient(theta[part])]
             T = structure.factor(theta[part])
