@@ -51,7 +51,7 @@ class Evaluation(_Shapes):
         likelihood = model(shape).likelihood
         ones = np.linalg.solve(likelihood.scaling(), np.ones(likelihood.parameters.count))
         self.likelihood: Likelihood = likelihood
-        self.thetas = cycle([ones, 1.1 * ones])
+        self.thetas = cycle([1.1 * ones, ones])
         self.rows, self.cols = likelihood.equations.within
         self.values = likelihood.equations.fill(
             likelihood.products, likelihood.factors(ones), likelihood.precisions(ones)

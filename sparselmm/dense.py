@@ -12,7 +12,7 @@ from ._typing import FloatArray
 from .engines.dense import DenseEvaluation, DenseMarginal, check_memory
 from .likelihood import Derivatives, Evaluation, Parameters
 from .structures import Precision
-from .terms import ModelSpec, RandomTerm
+from .terms import ModelSpec, RandomTerm, check_residual
 
 
 class DenseLikelihood:
@@ -26,6 +26,7 @@ class DenseLikelihood:
         self.engine_reason = f"V is {spec.n:,} x {spec.n:,}"
         self.kept = _independent_columns(spec)
         y = spec.y if spec.offset is None else spec.y - spec.offset
+        check_residual(y - spec.X @ np.linalg.lstsq(spec.X, y)[0], spec)
         self._marginal = DenseMarginal(y, spec.X[:, self.kept], [_dense(t) for t in spec.terms], spec.weights)
         self.n_evaluations = 0
 
@@ -40,8 +41,8 @@ class DenseLikelihood:
         """Score, average information and curvature at theta."""
         theta, k = self.parameters.check(theta), self.parameters.count
         first, second, pairs = [], [], []
-        zipped = zip(self.parameters.structures, self.parameters.slices, self.spec.terms, strict=True)
-        for t, (structure, part, term) in enumerate(zipped):
+        zipped = zip(self.parameters.structures, self.parameters.slices, strict=True)
+        for t, (structure, part) in enumerate(zipped):
             across, dacross = self._across(t, theta)
             first += [(t, np.kron(across, G)) for G in structure.gradient(theta[part])]
             T = structure.factor(theta[part])
@@ -98,7 +99,8 @@ class DenseLikelihood:
         rho = theta[self.parameters.rho_slices[t]]
         cov = np.linalg.inv(_symmetric(Q, Q.values(rho)))
         cov = 0.5 * (cov + cov.T)
-        return cov, [-cov @ _symmetric(Q, dQ) @ cov for dQ in Q.gradient(rho)]
+        changes = [-cov @ _symmetric(Q, dQ) @ cov for dQ in Q.gradient(rho)]
+        return cov, [0.5 * (D + D.T) for D in changes]
 
     def _evaluate(self, theta: FloatArray, dpsi: Any, reml: bool, sigma: float | None) -> DenseEvaluation:
         self.n_evaluations += 1

@@ -19,9 +19,9 @@ from .engines import Pattern
 from .kernels.blocks import add_product, add_scaled, locate
 from .kernels.codes import pair_codes
 from .kernels.crossproducts import level_blocks, level_sums, pair_blocks, spread
-from .terms import ModelSpec, RandomTerm
+from .terms import ModelSpec, RandomTerm, check_residual
 
-CONSTANT = 1e-12  # a combination of columns that is one to this is a constant
+CONSTANT_DIGITS = 12  # a combination of columns of X that is one to so many decimals is a constant
 RANK_TOLERANCE = 1e-7  # as R's lm: a column whose part outside the earlier ones is relatively smaller is dropped
 
 
@@ -106,21 +106,24 @@ def fixed_design(X: FloatArray, weights: FloatArray) -> tuple[IntArray, IntArray
     return kept_array, np.setdiff1d(np.arange(p), kept_array), R
 
 
-def _residualise(y: FloatArray, basis: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """y less its projection on the orthonormal basis, twice (the second pass takes what rounding left).
+def _residualise(
+    y: FloatArray, X: FloatArray, basis: FloatArray, R: FloatArray, weights: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """y less its projection on X = basis R, twice (the second pass takes what rounding left), and the coefficients.
 
-    Where the basis spans a constant, the mean goes first: y = 1e9 + noise loses it exactly, where a product
-    with the basis would round every row differently.
+    Where X spans a constant, the mean goes first: y = 1e9 + noise loses it exactly, where a product with the
+    basis would round every row differently.
     """
-    ones = basis.T @ weights
-    spanned = np.abs(basis @ ones - 1.0).max() < CONSTANT
+    size = np.abs(X).max(axis=0)
+    one = np.round(sla.solve_triangular(R, basis.T @ weights) * size, CONSTANT_DIGITS) / size
+    spanned = np.abs(X @ one - 1.0).max() < 10.0**-CONSTANT_DIGITS
     shift = float(y.mean()) if spanned else 0.0
-    total, y = shift * ones, y - shift
+    y, coefficients = y - shift, shift * one
     for _ in range(2):
         step = basis.T @ (weights * y)
         y = y - basis @ step
-        total += step
-    return y, total
+        coefficients = coefficients + sla.solve_triangular(R, step)
+    return y, coefficients
 
 
 def effect_basis(gram: FloatArray) -> FloatArray:
@@ -142,10 +145,11 @@ def cross_products(spec: ModelSpec) -> CrossProducts:
         raise ModelError(f"{len(kept)} fixed effects for {spec.n} observations: nothing is left to estimate sigma")
     basis = sla.solve_triangular(R, spec.X[:, kept].T, trans="T").T
     y = spec.y if spec.offset is None else spec.y - spec.offset
-    y, start = _residualise(y, basis, weights)
+    y, start = _residualise(y, spec.X[:, kept], basis, R, weights)
+    check_residual(y, spec)
     V = np.column_stack([basis, y])
     designs = [_Design(term, weights) for term in spec.terms]
-    fixed = FixedDesign(kept, dropped, R, sla.solve_triangular(R, start))
+    fixed = FixedDesign(kept, dropped, R, start)
     bases, sum_log_weights = tuple(d.basis for d in designs), float(np.log(weights).sum())
     if spec.residual is not None:
         root = np.sqrt(weights)
@@ -273,10 +277,10 @@ class Equations:
         places = [self._entries(b) for b in self.products.blocks]
         self._wanted = [self._between(k, *pairs) for k, pairs in enumerate(self.pairs)]
         self.pattern = _pattern([*places, *self._wanted], self.q)
-        self._dest = [_destinations(self.pattern, rows, cols) for rows, cols in places]
+        self._dest = [destinations(self.pattern, rows, cols) for rows, cols in places]
         inner = [np.arange(t.n_effects) for t in spec.terms]
         self._unit = [
-            _destinations(self.pattern, rows[:, i, i], cols[:, i, i])
+            destinations(self.pattern, rows[:, i, i], cols[:, i, i])
             for (rows, cols), i in zip(self._wanted, inner, strict=True)
         ]
 
@@ -328,7 +332,7 @@ class Equations:
 
     def find(self, values: FloatArray) -> Callable[[IntArray, IntArray], FloatArray]:
         """(rows, cols) on the pattern -> their entries of `values` (nnz,)."""
-        return lambda rows, cols: values[_destinations(self.pattern, rows, cols)]
+        return lambda rows, cols: values[destinations(self.pattern, rows, cols)]
 
     def _entries(self, block: Block) -> tuple[IntArray, IntArray]:
         """Rows and columns in M of every entry of the blocks, (n, ra, rb); upper ones are moved to -1."""
@@ -369,12 +373,18 @@ def _pattern(places: list[tuple[IntArray, IntArray]], q: int) -> Pattern:
     diagonal = np.arange(q)
     rows = np.concatenate([r[r >= 0] for r, _ in places] + [diagonal])
     cols = np.concatenate([c[c >= 0] for _, c in places] + [diagonal])
+    return sparse_pattern(rows, cols, q)
+
+
+def sparse_pattern(rows: IntArray, cols: IntArray, q: int) -> Pattern:
+    """CSC pattern, sorted and each entry once, of a lower triangle's entries in any order."""
     csc = sp.csc_matrix((np.ones(len(rows)), (rows, cols)), shape=(q, q))
     csc.sort_indices()
     return Pattern(csc.indptr.astype(np.int64), csc.indices.astype(np.int64))
 
 
-def _destinations(pattern: Pattern, rows: IntArray, cols: IntArray) -> IntArray:
+def destinations(pattern: Pattern, rows: IntArray, cols: IntArray) -> IntArray:
+    """Place of each entry in the pattern's values; -1 where rows is negative."""
     out = np.full(rows.shape, -1, np.int64)
     inside = rows >= 0
     found = np.empty(int(inside.sum()), np.int64)

@@ -14,6 +14,7 @@ from .optimize import Iteration, Optimum, Options, minimise, scaled_gradient
 from .start import starting_theta
 
 NEAR_EDGE = 1e-2  # scale parameters (unit-size effects) below this are compared with exactly zero
+EXACT = 1e-10  # sums of squares below this part of those without random effects, and still falling, are none
 SAME = 1e-9  # a deviance higher by no more than this, or this times 1e-3 of its size in rounding, is the same
 
 
@@ -79,6 +80,7 @@ def estimate(
         options = replace(options, radius=max(options.radius, 0.7 * float(np.linalg.norm(x))))
         optimum = _at_edge(evaluate, chart, minimise(evaluate, x, options, report), options)
         x = optimum.x
+        _check_bounded(likelihood, chart, optimum, reml)
     theta, sigma_at = chart.model(x)
     if not held:
         theta = likelihood.parameters.canonical(theta)
@@ -106,6 +108,19 @@ def _check_start(point: _Point, held: Mapping[str, float] | None) -> None:
         values = ", ".join(f"{k} = {v:g}" for k, v in (held or {}).items())
         why = f" with {values} held: no such covariance" if held else ""
         raise ModelError(f"the criterion cannot be computed at the start{why}")
+
+
+def _check_bounded(likelihood: Likelihood | DenseLikelihood, chart: Chart, optimum: Optimum, reml: bool) -> None:
+    """ModelError where the search ran away because the criterion has no minimum: sigma goes to zero."""
+    if optimum.converged or not likelihood.parameters.count:
+        return
+    found = likelihood(chart.model(optimum.x)[0], reml=reml).r2
+    if found < EXACT * likelihood(np.zeros(likelihood.parameters.count), reml=reml).r2:
+        terms = " + ".join(term.describe() for term in likelihood.spec.terms)
+        raise ModelError(
+            f"{terms}: with these random effects the response is fitted exactly, and sigma goes to zero. "
+            "Drop a term, or hold sigma with fixed="
+        )
 
 
 def _at_edge(evaluate: Callable[[FloatArray], _Point], chart: Chart, optimum: Optimum, options: Options) -> Optimum:

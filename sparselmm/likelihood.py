@@ -18,8 +18,8 @@ import scipy.sparse as sp
 
 from ._errors import EngineError, ModelError
 from ._typing import FloatArray, IntArray
-from .engines import Engine, Pattern, make_engine
-from .equations import CrossProducts, Equations
+from .engines import Engine, make_engine
+from .equations import CrossProducts, Equations, destinations, sparse_pattern
 from .residual_score import SolvedEquations, residual_score, residual_variates
 from .structures import Covariance, Precision
 from .structures.base import Residual, semidefinite_cholesky
@@ -187,6 +187,7 @@ class Likelihood:
         self.engine: Engine = make_engine(engine, self.equations.pattern)
         self.engine_name, self.engine_reason = self.engine.name, self.engine.reason
         self.n_evaluations = 0
+        self._precision_engines: dict[int, tuple[Engine, IntArray]] = {}
         self._solved: Solution | None = None
         self._derived: tuple[tuple[bytes, bool, float | None], Derivatives] | None = None
         self._held: list[FloatArray] | None = None
@@ -316,9 +317,7 @@ class Likelihood:
             information = information - np.outer(cross, cross) / scale
         return Derivatives(gradient, information + curvature, information, nu - scale, cross, scale, tuple(em))
 
-    def _precision_score(
-        self, k: int, theta: FloatArray, spread: "SecondMoments", gradient: FloatArray
-    ) -> None:
+    def _precision_score(self, k: int, theta: FloatArray, spread: "SecondMoments", gradient: FloatArray) -> None:
         """d(-2l)/drho = tr(H dQ~) + v'dQ~ v/sigma^2 - r dlog|Q|, into gradient (DESIGN section 3)."""
         Q, part = self.parameters.precisions[k], self.parameters.rho_slices[k]
         if Q is None or part.stop == part.start:
@@ -413,13 +412,31 @@ class Likelihood:
         if Q is None:
             C[:, :, parameters.slices[k]] = np.einsum("iab,mb->mai", dG, w)
             return C
-        solve = _precision_solver(Q, theta[parameters.rho_slices[k]])
-        C[:, :, parameters.slices[k]] = np.einsum("iab,mb->mai", dG, solve(w))
-        first, second = self.equations.pairs[k]
-        for i, dQ in enumerate(Q.gradient(theta[parameters.rho_slices[k]])):
-            product = sparse_symmetric(first, second, dQ, Q.n_levels) @ v
-            C[:, :, parameters.rho_slices[k].start + i] = -solve(product) @ solution.T[k].T
+        rho, T, (first, second) = theta[parameters.rho_slices[k]], solution.T[k], self.equations.pairs[k]
+        changes = [sparse_symmetric(first, second, dQ, Q.n_levels) @ v for dQ in Q.gradient(rho)]
+        scalar = w.shape[1] == 1 and T[0, 0] != 0.0  # then Q^-1 w = v/T, without a solve
+        solved = self._solve_precision(k, rho, np.hstack(changes if scalar else [w, *changes]))
+        parts = np.split(solved, solved.shape[1] // w.shape[1], axis=1) if solved.size else []
+        inverse_w = v / T[0, 0] if scalar else parts.pop(0)
+        C[:, :, parameters.slices[k]] = np.einsum("iab,mb->mai", dG, inverse_w)
+        for i, part in enumerate(parts):
+            C[:, :, parameters.rho_slices[k].start + i] = -part @ T.T
         return C
+
+    def _solve_precision(self, k: int, rho: FloatArray, right: FloatArray) -> FloatArray:
+        """Q_k^-1 right, (m, c), by its own sparse Cholesky; its pattern is analysed once."""
+        Q = self.parameters.precisions[k]
+        if right.size == 0 or Q is None:
+            return right
+        if k not in self._precision_engines:
+            rows, cols = Q.pattern()
+            pattern = sparse_pattern(rows, cols, Q.n_levels)
+            self._precision_engines[k] = make_engine("auto", pattern), destinations(pattern, rows, cols)
+        engine, place = self._precision_engines[k]
+        values = np.empty(len(place))
+        values[place] = Q.values(rho)
+        engine.factorize(values)
+        return engine.solve(right)
 
     def _stack(self, parts: Sequence[FloatArray], columns: int) -> FloatArray:
         """(m, r, c) of each term -> (q, c)."""
@@ -468,13 +485,3 @@ def sparse_symmetric(rows: IntArray, cols: IntArray, values: FloatArray, m: int)
     off = rows != cols
     entries = np.append(values, values[off]), (np.append(rows, cols[off]), np.append(cols, rows[off]))
     return sp.csr_array(entries, shape=(m, m))
-
-
-def _precision_solver(Q: Precision, rho: FloatArray) -> Callable[[FloatArray], FloatArray]:
-    """right (m, r) -> Q^-1 right, by its own sparse Cholesky."""
-    rows, cols = Q.pattern()
-    lower = sp.csc_array((Q.values(rho), (rows, cols)), shape=(Q.n_levels, Q.n_levels))
-    lower.sort_indices()
-    engine = make_engine("auto", Pattern(lower.indptr.astype(np.int64), lower.indices.astype(np.int64)))
-    engine.factorize(lower.data)
-    return engine.solve

@@ -31,7 +31,7 @@ def summary(fit: "Fit") -> str:
     if fit.spec.formula:
         lines.append(f"Formula: {' '.join(fit.spec.formula.split())}")
     lines += ["", _criterion(fit), "", _scaled_residuals(fit), "", "Random effects:", _random_table(fit)]
-    lines += [*_residual_line(fit), _sizes(fit)]
+    lines += [*_structure_parameters(fit), *_residual_line(fit), _sizes(fit)]
     lines += ["", "Fixed effects:", _fixed_table(fit), "", *_facts(fit)]
     return "\n".join(lines)
 
@@ -82,8 +82,15 @@ def _random_table(fit: "Fit") -> str:
     return aligned(["Group", "Effect", "Variance", "Std.Dev.", *["Corr", *[""] * width][:width]], rows, "<<>>")
 
 
+def _structure_parameters(fit: "Fit") -> Iterator[str]:
+    """The parameters that are neither standard deviations nor correlations within a level: `rho_...`, `kappa_...`."""
+    for name, value in fit.varpar.items():
+        if not str(name).startswith(("sd_", "cor_", "sigma")) and not str(name).endswith("residual"):
+            yield f"  {name} = {value:.5g}"
+
+
 def _sizes(fit: "Fit") -> str:
-    groups = {t.name: t.n_levels for t in fit.spec.terms}
+    groups = {t.name if t.Q is None else t.describe(): t.n_levels for t in fit.spec.terms}
     levels = "; ".join(f"{name}, {m:,}" for name, m in groups.items())
     return f"Observations: {fit.nobs:,}" + (f"; groups: {levels}" if groups else "")
 

@@ -167,7 +167,7 @@ class Fit:
 
     @property
     def method(self) -> str:
-        """"newton"; "cobyqa" where a derivative-free search had to finish; "held" where nothing was free."""
+        """ "newton"; "cobyqa" where a derivative-free search had to finish; "held" where nothing was free."""
         return "held" if self.estimate.optimum is None else self.estimate.optimum.method
 
     @property

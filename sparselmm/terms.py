@@ -15,6 +15,8 @@ from ._typing import FloatArray, IntArray
 from .structures import Covariance, Precision, make_covariance
 from .structures.base import Residual
 
+ROUNDING = 4.0 * float(np.finfo(np.float64).eps)  # residuals of this size relative to the response are none
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupingFactor:
@@ -171,6 +173,14 @@ class ModelSpec:
     def q(self) -> int:
         """Random effects of all terms."""
         return sum(t.n_random for t in self.terms)
+
+
+def check_residual(residual: FloatArray, spec: ModelSpec) -> None:
+    """ModelError where the fixed effects leave nothing but rounding of the response (n,)."""
+    if np.sqrt(np.mean(residual**2)) <= ROUNDING * np.abs(spec.y).max():
+        raise ModelError(
+            f"the fixed effects fit the response '{spec.response}' exactly: nothing is left to estimate variances from"
+        )
 
 
 def _check_codes(Z: Any, name: str, Q: Precision | None) -> tuple[IntArray, int]:

@@ -53,12 +53,15 @@ class _Factor04:
             self._factor.cholesky_inplace(A)
         except self._error as error:
             raise EngineError(NOT_POSITIVE) from error
+        if not np.isfinite(self.logdet()):  # a simplicial LDL' goes on with negative pivots
+            raise EngineError(NOT_POSITIVE)
 
     def solve(self, right: FloatArray) -> FloatArray:
         return self._factor.solve_A(right)
 
     def logdet(self) -> float:
-        return float(self._factor.logdet())
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return float(self._factor.logdet())
 
     def lower(self) -> sp.csc_matrix:
         return self._factor.L()

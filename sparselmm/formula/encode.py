@@ -10,10 +10,12 @@ from numpy.typing import ArrayLike
 
 from .._errors import DataError
 from .._typing import AnyArray, FloatArray, IntArray
+from ..structures import latent_words
 from ..structures.base import Residual
 from ..terms import GroupingFactor, ModelSpec, RandomTerm
 from .design import Design, SimpleFormula, evaluate, make_design, read_terms, split_terms
 from .groups import GroupCoder, code_new_column, code_new_rows
+from .latent import LatentBuilder, LatentEncoding
 from .names import columns_of, evaluation_context, known_names, quote_columns
 from .parse import Bar, ParsedFormula, parse
 from .residual import ParsedResidual, parse_residual
@@ -49,7 +51,7 @@ class Encoding:
     """
 
     fixed_design: Design
-    terms: tuple[TermEncoding, ...]
+    terms: tuple[TermEncoding | LatentEncoding, ...]
     offsets: tuple[OffsetEncoding, ...]
     categories: Mapping[str, pd.Index | None]
     context: Mapping[str, Any]
@@ -69,7 +71,13 @@ class Encoding:
         coded = {(t.group, j): self._part(table, t, j) for t in self.terms for j in range(len(t.group))}
         out = []
         for term in self.terms:
-            codes = code_new_rows(term.levels, [coded[term.group, j] for j in range(len(term.group))])
+            parts = [coded[term.group, j] for j in range(len(term.group))]
+            if isinstance(term, LatentEncoding):
+                rows = self._rows(table, term.columns)
+                codes = np.full(len(rows.keep), -1, dtype=np.int64)
+                codes[rows.keep] = term.codes(rows.frame, [part[rows.keep] for part in parts], self.context)
+            else:
+                codes = code_new_rows(term.levels, parts)
             out.append((codes, None if term.design is None else self._encode(term.design, table)))
         return out
 
@@ -97,9 +105,10 @@ class Encoding:
             rows.frame[column] = _same_kind(rows.frame[column], self.categories[column])
         return rows
 
-    def _part(self, table: Any, term: TermEncoding, j: int) -> IntArray:
+    def _part(self, table: Any, term: TermEncoding | LatentEncoding, j: int) -> IntArray:
         column = term.group[j]
         rows = read_rows(table, [column], group_columns=[column])
+        assert term.levels is not None
         out = np.full(len(rows.keep), -1, dtype=np.int64)
         out[rows.keep] = code_new_column(term.levels.parts[j], rows.frame[column])
         return out
@@ -199,7 +208,8 @@ class _Builder:
 
     def _read(self, arrays: Mapping[str, FloatArray]) -> Rows:
         parsed = self.parsed
-        expressions = [parsed.response, parsed.fixed, *parsed.offsets, *(bar.left for bar in parsed.bars)]
+        lefts = [b.left for bar in parsed.bars for b in (bar.factors or (bar,))]
+        expressions = [parsed.response, parsed.fixed, *parsed.offsets, *lefts]
         model = [column for expr in expressions for column in self._columns(expr)]
         groups = [column for bar in parsed.bars for group in bar.groups for column in group]
         if self.residual is not None:
@@ -219,10 +229,14 @@ class _Builder:
         terms = read_terms(self._text(expr), expr)
         return make_design(terms, self._columns(expr), frame, self.context)
 
-    def _terms(self, frame: pd.DataFrame) -> Iterator[tuple[RandomTerm, TermEncoding]]:
+    def _terms(self, frame: pd.DataFrame) -> Iterator[tuple[RandomTerm, TermEncoding | LatentEncoding]]:
         coder = GroupCoder(frame)
+        latent = LatentBuilder(frame, coder, self.context, self.known)
         seen = set()
         for bar in self.parsed.bars:
+            if bar.word in latent_words():
+                yield from (latent.build(bar, group) for group in bar.groups or ((),))
+                continue
             for side in self._left_sides(bar, frame):
                 for group in bar.groups:
                     if (key := (frozenset(side.terms), frozenset(group))) in seen:

@@ -43,7 +43,7 @@ def _errors(fit: "Fit", kind: str | None) -> Sequence[FloatArray | None]:
 
 
 def _frame(term: RandomTerm, b: FloatArray, errors: FloatArray | None) -> pd.DataFrame:
-    index = pd.Index(term.labels(), name=term.name)
+    index = term.levels if isinstance(term.levels, pd.Index) else pd.Index(term.labels(), name=term.name)
     frame = pd.DataFrame(b, index=index, columns=list(term.effects))
     if errors is None:
         return frame

@@ -33,10 +33,11 @@ def _natural(fit: "Fit", theta: FloatArray, sigma: float) -> FloatArray:
 
 
 def variance_parameter_errors(fit: "Fit") -> pd.Series:
-    """Standard errors by the delta method from twice the inverse of the information (AI and curvature) of -2l.
+    """Standard errors by the delta method, from twice the inverse of the average information of -2l.
 
-    For R's parameters, where AI lacks the curvature, the information is the difference of exact scores.
-    NaN for what was held and for what lies on the boundary, where no such approximation holds.
+    In balanced data the average information is the observed one (Gilmour, Thompson & Cullis 1995); for R's
+    parameters, where it was off by 30 % on 308 rows, differences of the exact score take its place. NaN for what
+    was held and for what lies on the boundary, where no such approximation holds.
     """
     names = [*fit.likelihood.parameters.natural_names, SIGMA]
     cov, jacobian = _held_information(fit) if fit.estimate.held else _free_information(fit)
@@ -90,8 +91,8 @@ def _held_information(fit: "Fit") -> tuple[FloatArray, FloatArray]:
         return _natural(fit, theta, sigma)
 
     optimum = fit.estimate.optimum
-    cov = np.asarray(2.0 * np.linalg.pinv(optimum.hessian))
-    return cov, _jacobian(natural, optimum.x)
+    _, hessian = chart.pull_back(optimum.x, fit.estimate.derivatives)
+    return np.asarray(2.0 * np.linalg.pinv(hessian)), _jacobian(natural, optimum.x)
 
 
 def _jacobian(function: Callable[[FloatArray], FloatArray], x: FloatArray) -> FloatArray:

@@ -1,19 +1,30 @@
 """Covariance structures of the random effects: one file each, behind the two protocols of `base`."""
 
+from .ar1 import AR1
 from .base import Covariance, Precision, correlations, covariance_words, make_covariance, register_covariance
 from .cs import CompoundSymmetry, HeterogeneousCompoundSymmetry
 from .diag import Diagonal
+from .known import Known
+from .kronecker import Kronecker
+from .latent import latent_words, register_latent
+from .ou import OU
 from .us import Unstructured
 
 __all__ = [
+    "AR1",
+    "OU",
     "CompoundSymmetry",
     "Covariance",
     "Diagonal",
     "HeterogeneousCompoundSymmetry",
+    "Known",
+    "Kronecker",
     "Precision",
     "Unstructured",
     "correlations",
     "covariance_words",
+    "latent_words",
     "make_covariance",
     "register_covariance",
+    "register_latent",
 ]

@@ -5,7 +5,7 @@ A series word reads times, `ar1(0 + t | g)`; a level word reads labels and an ob
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from .._errors import ModelError
 from .._typing import AnyArray, IntArray
@@ -14,10 +14,22 @@ from .ar1 import AR1
 from .base import Precision
 from .known import Known
 from .ou import OU
-from .pedigree import Pedigree
 
 SeriesMaker = Callable[[States, Mapping[str, Any]], Precision]
 LevelMaker = Callable[[Any, Sequence[Any], str], tuple[IntArray, Precision, Sequence[Any]]]
+
+
+@runtime_checkable
+class Relatives(Protocol):
+    """Levels that are related, as a `Pedigree`: their labels, the place of some of them, and the precision."""
+
+    ids: Sequence[Any]
+
+    def index(self, ids: Sequence[Any]) -> IntArray:
+        """Place of each id; DataError for one that is not there."""
+
+    def precision(self) -> Precision:
+        """The precision across all levels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +71,7 @@ def _ou(states: States, options: Mapping[str, Any]) -> Precision:
 
 
 def _ped(given: Any, labels: Sequence[Any], group: str) -> tuple[IntArray, Precision, Sequence[Any]]:
-    if not isinstance(given, Pedigree):
+    if not isinstance(given, Relatives):
         raise ModelError(f"ped(... | {group}, P): P is a Pedigree(id, sire, dam), not {type(given).__name__}")
     return given.index(labels), given.precision(), given.ids
 

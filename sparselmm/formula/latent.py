@@ -1,0 +1,169 @@
+"""Bars whose levels are correlated: times -> latent states, labels -> the levels of a pedigree or a given matrix."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .._errors import DataError, ModelError
+from .._typing import AnyArray, FloatArray, IntArray
+from ..structures import Kronecker, Precision
+from ..structures.latent import LevelWord, SeriesWord, latent_words
+from ..terms import GroupingFactor, RandomTerm
+from .design import Design, evaluate, make_design, read_terms
+from .groups import GroupCoder, code_new_rows
+from .names import columns_of, quote_columns
+from .parse import Bar
+from .tokens import Expr
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LatentEncoding:
+    """How rows find their state: labels of the states in order, and the expressions that make a row's label.
+
+    times: the expressions of the times of a series word, () for a level word. levels: the coded group, None for
+    one series. design: the left side of a level word, None where it is just 1.
+    """
+
+    labels: pd.Index
+    times: tuple[tuple[Expr, str], ...]
+    group: tuple[str, ...]
+    levels: GroupingFactor | None
+    design: Design | None
+    columns: tuple[str, ...]
+
+    def codes(self, frame: pd.DataFrame, parts: Sequence[IntArray], context: Mapping[str, Any]) -> IntArray:
+        """State of each row of new data, -1 where the fit has none. parts: codes of the group's components."""
+        if not self.times:
+            assert self.levels is not None
+            known = code_new_rows(self.levels, parts)
+            names = pd.Index(self.levels.labels() + [None])
+            return self.labels.get_indexer(names)[known]
+        keys: list[AnyArray] = [time_values(expr, text, frame, context) for expr, text in self.times]
+        if self.levels is not None:
+            keys.insert(0, np.array([*self.levels.labels(), None], dtype=object)[code_new_rows(self.levels, parts)])
+        wanted = pd.MultiIndex.from_arrays(keys) if len(keys) > 1 else pd.Index(keys[0])
+        return np.asarray(self.labels.get_indexer(wanted), dtype=np.int64)
+
+
+class LatentBuilder:
+    """Bars of words with correlated levels -> RandomTerm, for the rows of one frame."""
+
+    def __init__(self, frame: pd.DataFrame, coder: GroupCoder, context: Mapping[str, Any], known: frozenset[str]):
+        self.frame, self.coder, self.context, self.known = frame, coder, context, known
+
+    def build(self, bar: Bar, group: tuple[str, ...]) -> tuple[RandomTerm, LatentEncoding]:
+        """One term of a bar, for one of its groups (() where it has none)."""
+        how = latent_words()[bar.word]
+        if bar.factors:
+            return self._product(bar)
+        return self._series(bar, group, how) if isinstance(how, SeriesWord) else self._levels(bar, group, how)
+
+    def _series(self, bar: Bar, group: tuple[str, ...], how: SeriesWord) -> tuple[RandomTerm, LatentEncoding]:
+        levels = self.coder.factor(group) if group else None
+        series = np.zeros(len(self.frame), dtype=np.int64) if levels is None else levels.codes
+        label, key, precision, codes, times, state_series = self._states(bar, how, series, levels)
+        if levels is None:
+            labels = pd.Index(times, name=label)
+        else:
+            owners = np.array(levels.labels(), dtype=object)[state_series]
+            labels = pd.MultiIndex.from_arrays([owners, times], names=[levels.name, label])
+        name = label if levels is None else levels.name
+        effect = f"{bar.word}({label})"
+        text = f"{bar.word}(0 + {label})" if levels is None else f"{bar.word}(0 + {label} | {name})"
+        term = RandomTerm(codes, effects=(effect,), name=name, levels=labels, Q=precision, label=label, text=text)
+        columns = tuple(columns_of(bar.left, list(self.frame), self.known))
+        return term, LatentEncoding(labels, (key,), group, levels, None, columns)
+
+    def _states(
+        self, bar: Bar, how: SeriesWord, series: IntArray, levels: GroupingFactor | None
+    ) -> tuple[str, tuple[Expr, str], Precision, IntArray, AnyArray, IntArray]:
+        label, key = self._time(bar)
+        unknown = [name for name, _ in bar.options if name not in how.options]
+        if unknown:
+            known = f"it has {', '.join(how.options)}" if how.options else "it has none"
+            raise bar.error(f"{bar.word}() has no option '{unknown[0]}'; {known}")
+        options = {name: self._object(expr) for name, expr in bar.options}
+        values = time_values(*key, self.frame, self.context)
+        states = how.states(values, series, 1 if levels is None else levels.n_levels, label)
+        return label, key, how.make(states, options), states.codes, states.times, states.series
+
+    def _time(self, bar: Bar) -> tuple[str, tuple[Expr, str]]:
+        """The one column of times on the left side, `0 + t`."""
+        text = quote_columns(bar.left, list(self.frame))
+        terms = [str(t) for t in read_terms(text, bar.left)]
+        if len(terms) != 1 or terms == ["1"]:
+            raise bar.error(f"{bar.word}(...) reads one column of times: {bar.word}(0 + t | g)")
+        return terms[0], (bar.left, terms[0])
+
+    def _product(self, bar: Bar) -> tuple[RandomTerm, LatentEncoding]:
+        """`ar1(0 + row):ar1(0 + col)`: the Kronecker product of two precisions, one field."""
+        if len(bar.factors) != 2 or any(b.groups for b in bar.factors):
+            raise bar.error("a product is of two series without a group: ar1(0 + row):ar1(0 + col)")
+        words = [latent_words()[b.word] for b in bar.factors]
+        none = np.zeros(len(self.frame), dtype=np.int64)
+        parts = []
+        for factor, how in zip(bar.factors, words, strict=True):
+            if not isinstance(how, SeriesWord):
+                raise bar.error(f"{factor.word}() cannot be part of a product; ar1() and ou() can")
+            parts.append(self._states(factor, how, none, None))
+        (one, key1, Q1, codes1, times1, _), (two, key2, Q2, codes2, times2, _) = parts
+        first, second = (b.word for b in bar.factors)
+        effects = f"{first}({one})", f"{second}({two})"
+        precision = Kronecker(Q1, Q2, effects=effects)
+        labels = pd.MultiIndex.from_product([times1, times2], names=[one, two])
+        text = f"{first}(0 + {one}):{second}(0 + {two})"
+        codes, name = codes1 * Q2.n_levels + codes2, f"{one}:{two}"
+        term = RandomTerm(
+            codes, effects=(":".join(effects),), name=name, levels=labels, Q=precision, label=name, text=text
+        )
+        columns = [c for b in bar.factors for c in columns_of(b.left, list(self.frame), self.known)]
+        return term, LatentEncoding(labels, (key1, key2), (), None, None, tuple(dict.fromkeys(columns)))
+
+    def _levels(self, bar: Bar, group: tuple[str, ...], how: LevelWord) -> tuple[RandomTerm, LatentEncoding]:
+        if bar.given is None or bar.options or not group:
+            word = bar.word
+            raise bar.error(f"{word}() is written {word}(1 | id, name), with {how.needs} in context={{'name': ...}}")
+        factor = self.coder.factor(group)
+        place, precision, labels = how.make(self._object(bar.given), factor.labels(), factor.name)
+        terms = read_terms(quote_columns(bar.left, list(self.frame)), bar.left)
+        texts = [str(t) for t in terms]
+        if not texts:
+            raise bar.left.error("no effect is left before the bar")
+        columns_read = columns_of(bar.left, list(self.frame), self.known)
+        design, columns = None, None
+        effects: tuple[str, ...] = ("Intercept",)
+        if texts != ["1"]:
+            design, columns = make_design(terms, columns_read, self.frame, self.context)
+            effects = design.names
+        left = " + ".join(texts if "1" in texts else ["0", *texts])
+        index = pd.Index(labels, name=factor.name)
+        term = RandomTerm(
+            np.asarray(place, dtype=np.int64)[factor.codes], "us", columns, tuple(f"{bar.word}({e})" for e in effects),
+            factor.name, index, precision, left, f"{bar.word}({left} | {factor.name}, {bar.given.text})",
+        )  # fmt: skip
+        return term, LatentEncoding(index, (), group, factor, design, tuple(columns_read))
+
+    def _object(self, expr: Expr) -> Any:
+        """What a name or a literal after the comma stands for."""
+        names = dict(self.context)
+        try:
+            return eval(expr.text, {"__builtins__": {}}, names)  # noqa: S307 - the user's own formula, as formulaic does
+        except NameError as error:
+            raise ModelError(f"'{expr.text}' is not known: give it in context={{'{expr.text}': ...}}") from error
+        except (SyntaxError, TypeError, AttributeError) as error:
+            raise expr.error(f"'{expr.text}' cannot be read: {error}") from error
+
+
+def time_values(expr: Expr, text: str, frame: pd.DataFrame, context: Mapping[str, Any]) -> AnyArray:
+    """Times of the rows: numbers, or the codes of an ordered categorical."""
+    if text in frame and isinstance(frame[text].dtype, pd.CategoricalDtype):
+        if not frame[text].cat.ordered:
+            raise DataError(f"time '{text}' holds unordered categories: make numbers of them, or order the categories")
+        return frame[text].cat.codes.to_numpy(dtype=np.int64)
+    if text in frame and frame[text].dtype.kind in "iu":
+        return frame[text].to_numpy(dtype=np.int64)
+    values: FloatArray = evaluate(text, Expr(text, expr.formula, expr.start, expr.end, expr.names), frame, context, {})
+    return values
