@@ -63,6 +63,14 @@ def test_fit_as_json_has_the_numbers_of_lme4(sleepstudy, options, fit_id):
     }
 
 
+def test_correlated_residuals(sleepstudy):
+    structure = "ar1(Days | Subject)"
+    result = run("fit", FORMULA, sleepstudy, "--residual", structure, "--json", "-")
+    assert result.exit_code == 0, result.output
+    check_against_lme4(json.loads(result.stdout), "sleep_us_ar1_REML")
+    assert f"residuals {structure}: 1 parameter" in run("describe", FORMULA, sleepstudy, "--residual", structure).stdout
+
+
 def test_fit_prints_the_summary_and_writes_json_beside_it(sleepstudy, tmp_path):
     target = tmp_path / "fit.json"
     result = run("fit", FORMULA, sleepstudy, "--json", target)
