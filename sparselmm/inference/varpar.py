@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .._typing import FloatArray
-from ..charts import SIGMA, make_chart
+from ..charts import SIGMA
 from ..structures.base import correlations
 from ..terms import RandomTerm
 
@@ -69,14 +69,13 @@ def _held_information(fit: "Fit") -> tuple[FloatArray, FloatArray]:
     if fit.estimate.optimum is None:
         k = fit.likelihood.parameters.count + 1
         return np.zeros((0, 0)), np.zeros((k, 0))
-    chart = make_chart(fit.likelihood.parameters, fit.likelihood.scaling(), fit.estimate.held)
+    chart, optimum = fit.estimate.chart, fit.estimate.optimum
 
     def natural(x: FloatArray) -> FloatArray:
         theta, sigma = chart.model(x)
         assert sigma is not None
         return _natural(fit, theta, sigma)
 
-    optimum = fit.estimate.optimum
     _, hessian = chart.pull_back(optimum.x, fit.estimate.derivatives)
     return np.asarray(2.0 * np.linalg.pinv(hessian)), _jacobian(natural, optimum.x)
 
