@@ -1,6 +1,7 @@
 """Covariance structures of the random effects: one file each, behind the two protocols of `base`."""
 
 from .base import Covariance, Precision, correlations, covariance_words, make_covariance, register_covariance
+from .conformance import check_covariance, check_precision
 from .cs import CompoundSymmetry, HeterogeneousCompoundSymmetry
 from .diag import Diagonal
 from .us import Unstructured
@@ -12,6 +13,8 @@ __all__ = [
     "HeterogeneousCompoundSymmetry",
     "Precision",
     "Unstructured",
+    "check_covariance",
+    "check_precision",
     "correlations",
     "covariance_words",
     "make_covariance",
