@@ -34,8 +34,8 @@ def _natural(fit: "Fit", theta: FloatArray, sigma: float) -> FloatArray:
 def variance_parameter_errors(fit: "Fit") -> pd.Series:
     """Standard errors by the delta method, from twice the inverse of the average information of -2l.
 
-    In balanced data the average information is the observed one (Gilmour, Thompson & Cullis 1995). NaN for what
-    was held and for what lies on the boundary, where no such approximation holds.
+    In balanced data the average information of REML is the observed one (Gilmour, Thompson & Cullis 1995). NaN for
+    what was held and for what lies on the boundary, where no such approximation holds.
     """
     names = [*fit.likelihood.parameters.natural_names, SIGMA]
     cov, jacobian = _held_information(fit) if fit.estimate.held else _free_information(fit)
