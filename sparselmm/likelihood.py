@@ -63,6 +63,7 @@ class Criterion(Protocol):
     parameters: "Parameters"
     engine_name: str
     engine_reason: str
+    flops: float
     n_evaluations: int
 
     def __call__(self, theta: FloatArray, *, reml: bool = True, sigma: float | None = None) -> Evaluation: ...
@@ -135,7 +136,7 @@ class Likelihood:
         self.equations = Equations(spec, products)
         self.products = self.equations.products
         self.engine: Engine = make_engine(engine, self.equations.pattern)
-        self.engine_name, self.engine_reason = self.engine.name, self.engine.reason
+        self.engine_name, self.engine_reason, self.flops = self.engine.name, self.engine.reason, self.engine.flops
         self.n_evaluations = 0
         self._solved: Solution | None = None
         self._derived: tuple[tuple[bytes, bool, float | None], Derivatives] | None = None
