@@ -64,10 +64,11 @@ def test_equals_lapack_at_every_refactorisation(name):
 
 
 @pytest.mark.parametrize("name", ["grid", "forest", "random 1", "band"])
-def test_predicted_counts_are_that_of_elimination(name):
+def test_predicted_counts_are_those_of_elimination(name):
     A = (PATTERNS | WIDE)[name]
     perm = np.random.default_rng(2).permutation(len(A))
-    assert predicted_counts(lower_pattern(A), perm).sum() == eliminate(A[np.ix_(perm, perm)]).sum()
+    expected = eliminate(A[np.ix_(perm, perm)]).sum(axis=0)
+    np.testing.assert_array_equal(predicted_counts(lower_pattern(A), perm), expected)
 
 
 @pytest.mark.parametrize("A", [grid(22), forest(500, 3)], ids=["grid", "forest"])
