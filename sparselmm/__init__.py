@@ -4,6 +4,7 @@ from ._errors import DataError, EngineError, FormulaError, ModelError, Sparselmm
 from .api import LinearMixedModel, lmm
 from .datasets import dataset_names, load_dataset
 from .results import Fit
+from .structures import Known, Pedigree
 from .terms import ModelSpec, RandomTerm
 
 __version__ = "0.1.0"
@@ -13,9 +14,11 @@ __all__ = [
     "EngineError",
     "Fit",
     "FormulaError",
+    "Known",
     "LinearMixedModel",
     "ModelError",
     "ModelSpec",
+    "Pedigree",
     "RandomTerm",
     "SparselmmError",
     "SparselmmWarning",

@@ -13,6 +13,7 @@ from ._errors import DataError, EngineError, SparselmmWarning
 from ._typing import FloatArray
 from .dense import DenseLikelihood
 from .engines import ENGINES
+from .engines.threads import blas_threads
 from .equations import cross_products
 from .fitting import estimate
 from .formula import build_spec
@@ -87,7 +88,8 @@ class LinearMixedModel:
     def _set_up(self, spec: ModelSpec, engine: str, timings: dict[str, float]) -> None:
         self.spec = spec
         began = time.perf_counter()
-        products = None if engine == "dense" else cross_products(spec)
+        with blas_threads(4.0 * spec.X.size * spec.X.shape[1]):
+            products = None if engine == "dense" else cross_products(spec)
         middle = time.perf_counter()
         self.likelihood: Likelihood | DenseLikelihood = (
             DenseLikelihood(spec) if products is None else Likelihood(spec, engine, products)
@@ -118,7 +120,7 @@ class LinearMixedModel:
         the equations are solved once (BLUE and BLUP). start: theta (k,). verbose=1: a line for every iteration.
         """
         began = time.perf_counter()
-        with progress(verbose) as report:
+        with progress(verbose) as report, blas_threads(self.likelihood.flops):
             found = estimate(self.likelihood, reml=reml, held=fixed, start=start, options=options, report=report)
         timings = self._timings | {"optimisation": time.perf_counter() - began}
         fit = Fit(self.spec, self.likelihood, found, timings | {"total": sum(timings.values())})

@@ -1,22 +1,24 @@
 """Coordinates x for the optimiser: where theta and sigma are free, and where a user holds some of them."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Real
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from ._errors import ModelError
-from ._typing import FloatArray
+from ._typing import BoolArray, FloatArray
 from .likelihood import Derivatives, Parameters
 
 SIGMA = "sigma"
-STEP = 1e-5  # of the central differences through the small maps of HeldChart; they are smooth, of order one
+STEP = 1e-4  # of the central differences through the small maps of HeldChart; they are smooth, of order one
 
 
 class Chart(Protocol):
-    """x -> (theta, sigma), sigma None where it is profiled out; and derivatives back to x."""
+    """x -> (theta, sigma), sigma None where it is profiled out; and derivatives back to x. size: the length of x."""
+
+    size: int
 
     def model(self, x: FloatArray) -> tuple[FloatArray, float | None]:
         """theta (k,) and sigma at x."""
@@ -35,7 +37,7 @@ class FreeChart:
     """x = S theta, sigma profiled out: S makes the effects of each term of order one."""
 
     def __init__(self, parameters: Parameters, scaling: FloatArray):
-        self._parameters, self._scaling = parameters, scaling
+        self._parameters, self._scaling, self.size = parameters, scaling, parameters.count
         self._inverse = np.linalg.inv(scaling)
 
     def model(self, x: FloatArray) -> tuple[FloatArray, float | None]:
@@ -63,42 +65,48 @@ class FreeChart:
 class HeldChart:
     """Some of `varpar` held: x are the free standard deviations, arcsin of correlations, and log sigma.
 
-    Terms of which nothing is held keep theta, relative to sigma, as in FreeChart (scaled by `scaling`).
+    Standard deviations are measured in `unit` (of the response) over the size of their effects. Those beside a
+    held correlation go in as x^2: with a sign they would turn the correlation round. Terms of which nothing is
+    held keep theta, relative to sigma, as in FreeChart.
     """
 
-    def __init__(self, parameters: Parameters, scaling: FloatArray, held: Mapping[str, float]):
-        self._parameters = parameters
-        self._free = FreeChart(parameters, scaling)
+    def __init__(self, parameters: Parameters, scaling: FloatArray, held: Mapping[str, float], unit: float):
+        self._parameters, self._free = parameters, FreeChart(parameters, scaling)
         names = parameters.natural_names
         self._held = np.array([held.get(n, np.nan) for n in names])
         self._sigma = held.get(SIGMA)
         self._is_cor = np.array([n.startswith("cor_") for n in names], dtype=bool)
         self._is_sd = np.array([n.startswith("sd_") for n in names], dtype=bool)
-        natural = np.zeros(len(names), dtype=bool)
-        for _, part in parameters.blocks():
-            natural[part] = not np.isnan(self._held[part]).all()
-        self._natural = natural
-        self._open = ~natural | np.isnan(self._held)
+        self._natural, self._squared = np.zeros((2, len(names)), dtype=bool)
+        self._size = np.ones(len(names))
+        for structure, part in parameters.blocks():
+            self._natural[part] = not np.isnan(self._held[part]).all()
+            turned, is_sd = self._is_cor[part] & (np.nan_to_num(self._held[part]) != 0.0), self._is_sd[part]
+            self._squared[part] = turned.any() & is_sd & (is_sd.sum() > 1)
+            self._size[part] = np.where(is_sd, _sizes(structure, is_sd, scaling[part, part]) / unit, 1.0)
+        self._open = ~self._natural | np.isnan(self._held)
+        self.size = int(self._open.sum()) + (self._sigma is None)
 
     def model(self, x: FloatArray) -> tuple[FloatArray, float | None]:
         sigma = float(np.exp(x[-1])) if self._sigma is None else self._sigma
-        full = np.where(np.isnan(self._held), 0.0, self._held)
+        full = np.zeros(len(self._held))
         full[self._open] = x[: int(self._open.sum())]
         theta, _ = self._free.model(np.where(self._natural, 0.0, full))
+        sds = np.where(self._squared, full**2, full) / self._size
+        free = np.where(self._is_cor, np.sin(full), np.where(self._is_sd, sds, full))
+        values = np.where(np.isnan(self._held), free, self._held)
+        relative = np.where(self._is_sd, values / sigma, values)
         for structure, part in self._parameters.blocks():
             if self._natural[part].any():
-                theta[part] = structure.from_natural(self._relative(full[part], part, sigma))
+                theta[part] = structure.from_natural(relative[part])
         return theta, sigma
-
-    def _relative(self, values: FloatArray, part: slice, sigma: float) -> FloatArray:
-        """Standard deviations over sigma; free correlations from their arcsin."""
-        out = np.where(self._is_sd[part], values / sigma, values)
-        return np.where(self._is_cor[part] & self._open[part], np.sin(values), out)
 
     def coordinates(self, theta: FloatArray, sigma: float) -> FloatArray:
         natural = self._parameters.to_natural(theta)
-        x = np.where(self._is_sd, natural * sigma, natural)
-        x = np.where(self._is_cor, np.arcsin(np.clip(np.nan_to_num(natural), -0.9, 0.9)), x)
+        sds = natural * sigma * self._size
+        angles = np.arcsin(np.clip(np.nan_to_num(natural), -0.9, 0.9))
+        scales = np.where(self._squared, np.sqrt(np.abs(sds)), sds)
+        x = np.where(self._is_cor, angles, np.where(self._is_sd, scales, natural))
         x = np.where(self._natural, x, self._free.coordinates(theta, sigma))[self._open]
         return np.append(x, np.log(sigma)) if self._sigma is None else x
 
@@ -108,9 +116,9 @@ class HeldChart:
             [d.hessian, d.cross_log_sigma2[:, None]],
             [d.cross_log_sigma2[None, :], np.array([[d.information_log_sigma2]])],
         ])  # fmt: skip
-        units = np.eye(len(x)) * STEP
-        J = np.array([(self._point(x + e) - self._point(x - e)) / (2 * STEP) for e in units]).reshape(len(x), -1).T
-        return J.T @ gradient, J.T @ hessian @ J
+        J = _differences(self._point, x).reshape(len(x), len(gradient)).T
+        curvature = _differences(lambda x: _differences(lambda x: self._point(x) @ gradient, x), x)
+        return J.T @ gradient, J.T @ hessian @ J + curvature.reshape(len(x), len(x))
 
     def _point(self, x: FloatArray) -> FloatArray:
         """(theta, log sigma^2) at x."""
@@ -119,10 +127,31 @@ class HeldChart:
         return np.append(theta, 2.0 * np.log(sigma))
 
     def edges(self, x: FloatArray, size: float) -> list[FloatArray]:
-        return []
+        """All small standard deviations at zero, then one after another."""
+        is_sd = np.zeros(len(x), dtype=bool)
+        is_sd[: int(self._open.sum())] = ~self._is_cor[self._open]
+        small = is_sd & (np.abs(x) < size) & (x != 0.0)
+        single = [np.where(np.arange(len(x)) == i, 0.0, x) for i in np.flatnonzero(small)]
+        return [np.where(small, 0.0, x), *single] if len(single) > 1 else single
 
 
-def make_chart(parameters: Parameters, scaling: FloatArray, held: Mapping[str, float] | None) -> Chart:
+def _differences(function: Callable[[FloatArray], Any], x: FloatArray) -> FloatArray:
+    """Central differences by each x, shape (len(x), ...)."""
+    units = np.eye(len(x)) * STEP
+    return np.array([(function(x + e) - function(x - e)) / (2 * STEP) for e in units])
+
+
+def _sizes(structure: Any, is_sd: BoolArray, scaling: FloatArray) -> FloatArray:
+    """How far FreeChart's x goes per unit of each standard deviation of a structure; 1 for what is none."""
+    base = is_sd.astype(np.float64)
+    out = np.ones(len(base))
+    for i in np.flatnonzero(is_sd):
+        doubled = structure.from_natural(base + np.eye(len(base))[i])
+        out[i] = np.linalg.norm(scaling @ (doubled - structure.from_natural(base)))
+    return out
+
+
+def make_chart(parameters: Parameters, scaling: FloatArray, held: Mapping[str, float] | None, unit: float) -> Chart:
     """FreeChart, or HeldChart where something is held. ModelError for a name or a value that cannot be."""
     if not held:
         return FreeChart(parameters, scaling)
@@ -135,7 +164,7 @@ def make_chart(parameters: Parameters, scaling: FloatArray, held: Mapping[str, f
             hint = f" Did you mean '{close[0]}'?" if close else ""
             raise ModelError(f"fixed: no parameter '{name}'.{hint} This model has {', '.join(known)}")
         _check_value(name, value)
-    return HeldChart(parameters, scaling, {k: float(v) for k, v in held.items()})
+    return HeldChart(parameters, scaling, {k: float(v) for k, v in held.items()}, unit)
 
 
 def _check_value(name: str, value: object) -> None:

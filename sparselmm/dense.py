@@ -23,6 +23,7 @@ class DenseLikelihood:
     def __init__(self, spec: ModelSpec):
         check_memory(spec.n, spec.q + (0 if spec.residual is None else spec.n))
         self.spec, self.parameters = spec, Parameters(spec)
+        self.flops = float(spec.n) ** 3
         self.engine_reason = f"V is {spec.n:,} x {spec.n:,}"
         self.kept = _independent_columns(spec)
         y = spec.y if spec.offset is None else spec.y - spec.offset

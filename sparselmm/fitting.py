@@ -27,6 +27,7 @@ class Estimate:
 
     evaluation: Evaluation
     derivatives: Derivatives
+    chart: Chart
     optimum: Optimum | None
     reml: bool
     held: Mapping[str, float]
@@ -69,12 +70,13 @@ def estimate(
 ) -> Estimate:
     """Minimise the criterion. held: `varpar` names with values. start: theta (k,), by moments and EM if None."""
     before = likelihood.n_evaluations
-    chart = make_chart(likelihood.parameters, likelihood.scaling(), held)
-    theta, n_em = _start(likelihood, start, reml)
-    sigma = (held or {}).get("sigma") or likelihood(theta, reml=reml).sigma
-    x = chart.coordinates(theta, sigma)
-    optimum = None
-    if len(x):
+    unit = likelihood(np.zeros(likelihood.parameters.count)).sigma if held else 1.0
+    chart = make_chart(likelihood.parameters, likelihood.scaling(), held, unit)
+    x, n_em, optimum = np.zeros(0), 0, None
+    if chart.size:
+        theta, n_em = _start(likelihood, start, reml)
+        sigma = (held or {}).get("sigma") or likelihood(theta, reml=reml).sigma
+        x = chart.coordinates(theta, sigma)
         evaluate = lambda x: _Point(likelihood, chart, x, reml)  # noqa: E731
         _check_start(evaluate(x), held)
         options = replace(options, radius=max(options.radius, 0.7 * float(np.linalg.norm(x))))
@@ -82,15 +84,14 @@ def estimate(
         x = optimum.x
         _check_bounded(likelihood, chart, optimum, reml)
     theta, sigma_at = chart.model(x)
-    if not held:
-        theta = likelihood.parameters.canonical(theta)
+    theta = likelihood.parameters.canonical(theta)
     evaluation = likelihood(theta, reml=reml, sigma=sigma_at)
     derivatives = likelihood.derivatives(theta, reml=reml, sigma=sigma_at)
     n_iter = n_em + (optimum.n_iter if optimum else 0)
     norm = optimum.gradient_norm if optimum else 0.0
     singular = bool(likelihood.parameters.count) and _is_singular(likelihood, theta)
     count = likelihood.n_evaluations - before
-    return Estimate(evaluation, derivatives, optimum, reml, dict(held or {}), norm, n_iter, count, singular)
+    return Estimate(evaluation, derivatives, chart, optimum, reml, dict(held or {}), norm, n_iter, count, singular)
 
 
 def _start(likelihood: Likelihood | DenseLikelihood, start: FloatArray | None, reml: bool) -> tuple[FloatArray, int]:

@@ -65,6 +65,7 @@ class Criterion(Protocol):
     parameters: "Parameters"
     engine_name: str
     engine_reason: str
+    flops: float
     n_evaluations: int
 
     def __call__(self, theta: FloatArray, *, reml: bool = True, sigma: float | None = None) -> Evaluation: ...
@@ -185,7 +186,7 @@ class Likelihood:
         self.equations = Equations(spec, products)
         self.products = self.equations.products
         self.engine: Engine = make_engine(engine, self.equations.pattern)
-        self.engine_name, self.engine_reason = self.engine.name, self.engine.reason
+        self.engine_name, self.engine_reason, self.flops = self.engine.name, self.engine.reason, self.engine.flops
         self.n_evaluations = 0
         self._precision_engines: dict[int, tuple[Engine, IntArray]] = {}
         self._solved: Solution | None = None
@@ -236,8 +237,8 @@ class Likelihood:
 
     def factors(self, theta: FloatArray) -> list[FloatArray]:
         """T_k in the conditioned bases."""
-        triples = zip(self.products.bases, self.parameters.structures, self.parameters.parts(theta), strict=True)
-        return [np.ascontiguousarray(basis @ s.factor(part)) for basis, s, part in triples]
+        pairs = zip(self.products.bases, self._own_factors(theta), strict=True)
+        return [np.ascontiguousarray(basis @ T) for basis, T in pairs]
 
     def precisions(self, theta: FloatArray) -> list[FloatArray]:
         """Values of each Q on its pattern; ones where levels are independent."""
@@ -275,10 +276,14 @@ class Likelihood:
             self.n_evaluations += 1
 
     def _effects(self, solution: Solution) -> list[FloatArray]:
-        """b = basis^-1 T v, in the effects' own units, (m, r, 1) for each term."""
+        """b = T v, in the effects' own units, (m, r, 1) for each term."""
         v = self.equations.split(solution.v)
-        triples = zip(self.products.bases, solution.T, v, strict=True)
-        return [np.linalg.solve(basis, T) @ vk for basis, T, vk in triples]
+        return [T @ vk for T, vk in zip(self._own_factors(solution.theta), v, strict=True)]
+
+    def _own_factors(self, theta: FloatArray) -> list[FloatArray]:
+        """T_k in the effects' own units."""
+        pairs = zip(self.parameters.structures, self.parameters.parts(theta), strict=True)
+        return [s.factor(part) for s, part in pairs]
 
     def derivatives(self, theta: FloatArray, *, reml: bool = True, sigma: float | None = None) -> Derivatives:
         """Score, average information and curvature at theta; the last ones are kept."""
@@ -462,10 +467,9 @@ class Likelihood:
         blocks = [block[first == second] for block, (first, second) in joined]
         extra = self.equations.split(self._fixed_part(solution)) if prediction else []
         out = []
-        for k, (basis, T, block) in enumerate(zip(self.products.bases, solution.T, blocks, strict=True)):
-            back = np.linalg.solve(basis, T)
+        for k, (T, block) in enumerate(zip(self._own_factors(solution.theta), blocks, strict=True)):
             total = block + extra[k] @ extra[k].transpose(0, 2, 1) if prediction else block
-            out.append(sigma**2 * back @ total @ back.T)
+            out.append(sigma**2 * T @ total @ T.T)
         return tuple(out)
 
     def scaling(self) -> FloatArray:

@@ -202,9 +202,13 @@ def scaled_gradient(gradient: FloatArray, hessian: FloatArray) -> float:
     return norm if values.size and np.linalg.eigvalsh(hessian)[0] > -1e-8 * values.max() else max(norm, 1.0)
 
 
-@np.errstate(over="ignore")  # a step of infinite length is just too long
+@np.errstate(over="ignore", divide="ignore", invalid="ignore")  # a step of infinite length is just too long
 def trust_region_step(gradient: FloatArray, hessian: FloatArray, radius: float) -> FloatArray:
-    """Minimiser of g's + s'Hs/2 in |s| <= radius (More & Sorensen 1983, by the eigenvalues of H)."""
+    """Minimiser of g's + s'Hs/2 in |s| <= radius (More & Sorensen 1983, by the eigenvalues of H).
+
+    On the edge s = -(H + shift I)^-1 g. What is searched is mu, the distance of the shift from the pole at minus the
+    lowest eigenvalue: the shift itself has no digits left where g has little along the lowest eigenvector.
+    """
     values, vectors = np.linalg.eigh(hessian)
     g = vectors.T @ gradient
     floor = 1e-12 * max(1e-300, float(np.abs(values).max()))
@@ -212,18 +216,17 @@ def trust_region_step(gradient: FloatArray, hessian: FloatArray, radius: float) 
         s = -g / values
         if np.linalg.norm(s) <= radius:
             return vectors @ s
-    low = max(0.0, -values[0])
-    shift = low + floor
-    s = -g / (values + shift)
-    if np.linalg.norm(s) <= radius:  # the hard case: along the lowest eigenvector to the edge
-        if low > floor:
-            s[0] += np.copysign(np.sqrt(max(0.0, radius**2 - s @ s)), s[0] if s[0] else 1.0)
-        return vectors @ s
-    high = low + np.linalg.norm(g) / radius + floor
+    gap = values - values[0]
+    if g[0] == 0.0 and values[0] < -floor:  # the hard case: along the lowest eigenvector to the edge
+        s = -np.divide(g, gap, out=np.zeros_like(g), where=g != 0.0)
+        if np.linalg.norm(s) <= radius:
+            s[0] = np.sqrt(radius**2 - s @ s)
+            return vectors @ s
+    low = max(abs(g[0]) / radius, values[0], 0.0 if values[0] < -floor else floor)
+    high = max(float(np.linalg.norm(g)) / radius, low)
     for _ in range(200):
-        shift = 0.5 * (low + high)
-        s = -g / (values + shift)
-        low, high = (shift, high) if np.linalg.norm(s) > radius else (low, shift)
-        if high - low <= 1e-10 * high:
+        mu = np.sqrt(low * high) if low > 0.0 else 0.5 * high
+        low, high = (mu, high) if np.linalg.norm(g / (gap + mu)) > radius else (low, mu)
+        if high - low <= 1e-12 * high:
             break
-    return vectors @ s
+    return vectors @ (-g / (gap + high))

@@ -72,7 +72,7 @@ def _random_table(fit: "Fit") -> str:
         cor = correlations(cov)
         for i, effect in enumerate(term.effects):
             names.append(["" if i else term.name, effect])
-            cors.append([f"{c:5.2f}" for c in cor[i, :i]] if correlated else [])
+            cors.append([f"{c:5.2f}".replace("nan", "  -") for c in cor[i, :i]] if correlated else [])
     variances = fit.varcorr[fit.varcorr.effect2.isna()]
     columns = [decimals(variances.vcov), decimals(variances.sdcor)]
     width = max(map(len, cors), default=0)

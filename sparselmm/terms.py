@@ -81,6 +81,11 @@ class RandomTerm:
         if len(effects) != r:
             raise ModelError(f"term '{self.name}': {len(effects)} names in effects=, but columns= has {r} effects")
         self._put("effects", effects)
+        if self.Q is not None and self.Q.null_dim:
+            raise ModelError(
+                f"term '{self.name}': its precision has a null space of dimension {self.Q.null_dim}; intrinsic "
+                "precisions (random walks, groups of unknown parents) cannot be fitted yet"
+            )
         if self.Q is not None and m != self.Q.n_levels:
             raise ModelError(f"term '{self.name}': Z is for {m} levels, its precision for {self.Q.n_levels}")
         self._put("n_levels", m)

@@ -199,6 +199,26 @@ def test_fitted(fit_id):
         close(fit.resid[:5], ref["resid5"], FITTED_RTOL, scale=np.maximum(ref["sigma"], np.abs(ref["fitted5"])))
 
 
+# --- compound symmetry ----------------------------------------------------------------------------------
+
+# `score ~ Machine + ...(0 + Machine | Worker)`, nlme's Machines: hcs by a dense marginal likelihood checked against
+# glmmTMB, cs by nlme's pdCompSymm (the reference collection's machines_hcs and machines_pdcs).
+COMPOUND_SYMMETRY = [
+    ("hcs", False, -108.749297464057, [3.74816152206901, 7.68635334742048, 4.06530027709137, 0.738086090655403]),
+    ("hcs", True, -104.61022115717, [4.11448719929642, 8.41974442318485, 4.46180291652262, 0.735710232484675]),
+    ("cs", False, -112.634723469886, [5.53069158265601, 0.622739688148]),
+    ("cs", True, -107.84378400411, [6.06365411566081, 0.621695655091375]),
+]
+
+
+@pytest.mark.parametrize(("word", "reml", "loglik", "expected"), COMPOUND_SYMMETRY)
+def test_compound_symmetry(word, reml, loglik, expected):
+    fit = slm.lmm(f"score ~ Machine + {word}(0 + Machine | Worker)", golden.load("nlme_Machines"), reml=reml)
+    assert fit.loglik == pytest.approx(loglik, rel=LOGLIK_LOSS)
+    assert fit.converged and fit.n_iter <= MAX_ITER
+    close(fit.varpar.iloc[:-1], expected, SD_RTOL)
+
+
 # --- where ours is better -------------------------------------------------------------------------------
 
 

@@ -30,12 +30,14 @@ class Pattern:
 class Engine(Protocol):
     """M = L L' for values on one frozen pattern; the analysis of the pattern has happened when an engine exists.
 
-    reason: why this engine and ordering. nnz_factor: predicted nonzeros of L. memory: forecast bytes at the peak.
+    reason: why this engine and ordering. nnz_factor: predicted nonzeros of L. flops: predicted, of one
+    factorisation. memory: forecast bytes at the peak.
     """
 
     name: str
     reason: str
     nnz_factor: int
+    flops: float
     memory: float
 
     def factorize(self, values: FloatArray) -> None:

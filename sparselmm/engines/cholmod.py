@@ -122,12 +122,14 @@ class Cholmod:
         )
         make = _factor_maker(_load())
         fills: dict[str, int] = {}
+        flops: dict[str, float] = {}
         for ordering in ("amd",) if q < SMALL else ("amd", "metis"):
             candidate = make(self._A, ordering)
-            fills[ordering] = predicted_fill(pattern, candidate.perm)
+            counts = predicted_counts(pattern, candidate.perm).astype(np.float64)
+            fills[ordering], flops[ordering] = int(counts.sum()), float(counts @ counts)
             if fills[ordering] == min(fills.values()):
                 self._factor, best = candidate, ordering
-        self.nnz_factor = fills[best]
+        self.nnz_factor, self.flops = fills[best], flops[best]
         others = "".join(f"; {k} would need {v:,}" for k, v in fills.items() if k != best)
         self.reason = f"{best} ordering, {fills[best]:,} nonzeros in L{others}"
         self.memory = BYTES_PER_NONZERO * self.nnz_factor
@@ -147,12 +149,16 @@ class Cholmod:
     def factorize(self, values: FloatArray) -> None:
         self._A.data[:] = values
         self._factor.factorize(self._A)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            self._logdet = self._factor.logdet()
+        if not np.isfinite(self._logdet):  # a simplicial L D L' goes through with a pivot below zero
+            raise EngineError(NOT_POSITIVE)
 
     def solve(self, right: FloatArray) -> FloatArray:
         return self._factor.solve(right)
 
     def logdet(self) -> float:
-        return self._factor.logdet()
+        return self._logdet
 
     def selected_inverse(self, rows: IntArray, cols: IntArray) -> FloatArray:
         with warnings.catch_warnings():
@@ -180,8 +186,8 @@ def _panels(L: sp.csc_matrix) -> tuple[IntArray, IntArray, IntArray, IntArray, I
     return first, start, np.repeat(np.arange(len(widths)), widths), indptr, indices
 
 
-def predicted_fill(pattern: Pattern, perm: IntArray) -> int:
-    """nnz(L) of the pattern under an ordering, by column counts: nothing is factorised."""
+def predicted_counts(pattern: Pattern, perm: IntArray) -> IntArray:
+    """Nonzeros of each column of L under an ordering, (q,): nothing is factorised."""
     place = np.argsort(perm)
     cols = place[np.repeat(np.arange(pattern.q), np.diff(pattern.indptr))]
     rows = place[pattern.indices]
@@ -189,4 +195,4 @@ def predicted_fill(pattern: Pattern, perm: IntArray) -> int:
     upper = sp.csc_matrix((np.ones(pattern.nnz), places), shape=(pattern.q, pattern.q))
     parent, counts = np.empty(pattern.q, np.int64), np.empty(pattern.q, np.int64)
     column_counts(upper.indptr.astype(np.int64), upper.indices.astype(np.int64), parent, counts)
-    return int(counts.sum())
+    return counts

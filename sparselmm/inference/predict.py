@@ -28,7 +28,10 @@ def predict(fit: "Fit", newdata: Any = None, *, re: bool = True, new_levels: str
         for term, effects, (codes, columns) in zip(fit.spec.terms, b, encoding.random(newdata), strict=True):
             unknown = int((codes < 0).sum())
             if unknown and new_levels == "error":
-                raise DataError(f"{term.describe()}: {unknown} rows have a level of '{term.name}' that the fit has not")
+                raise DataError(
+                    f"{term.describe()}: {unknown} of {len(codes)} rows have a level of '{term.name}' that was not in "
+                    "the data of the fit; new_levels='population' predicts them without this term"
+                )
             values = effects[codes] if columns is None else effects[codes] * columns
             mean = mean + np.where(codes < 0, 0.0, values.sum(axis=1))
     return mean

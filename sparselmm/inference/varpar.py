@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .._typing import FloatArray
-from ..charts import SIGMA, make_chart
+from ..charts import SIGMA
 from ..structures.base import correlations
 from ..terms import RandomTerm
 
@@ -35,7 +35,7 @@ def _natural(fit: "Fit", theta: FloatArray, sigma: float) -> FloatArray:
 def variance_parameter_errors(fit: "Fit") -> pd.Series:
     """Standard errors by the delta method, from twice the inverse of the average information of -2l.
 
-    In balanced data the average information is the observed one (Gilmour, Thompson & Cullis 1995); for R's
+    In balanced data the average information of REML is the observed one (Gilmour, Thompson & Cullis 1995); for R's
     parameters, where it was off by 30 % on 308 rows, differences of the exact score take its place. NaN for what
     was held and for what lies on the boundary, where no such approximation holds.
     """
@@ -83,14 +83,13 @@ def _held_information(fit: "Fit") -> tuple[FloatArray, FloatArray]:
     if fit.estimate.optimum is None:
         k = fit.likelihood.parameters.count + 1
         return np.zeros((0, 0)), np.zeros((k, 0))
-    chart = make_chart(fit.likelihood.parameters, fit.likelihood.scaling(), fit.estimate.held)
+    chart, optimum = fit.estimate.chart, fit.estimate.optimum
 
     def natural(x: FloatArray) -> FloatArray:
         theta, sigma = chart.model(x)
         assert sigma is not None
         return _natural(fit, theta, sigma)
 
-    optimum = fit.estimate.optimum
     _, hessian = chart.pull_back(optimum.x, fit.estimate.derivatives)
     return np.asarray(2.0 * np.linalg.pinv(hessian)), _jacobian(natural, optimum.x)
 

@@ -2,12 +2,14 @@
 
 from .ar1 import AR1
 from .base import Covariance, Precision, correlations, covariance_words, make_covariance, register_covariance
+from .conformance import check_covariance, check_precision
 from .cs import CompoundSymmetry, HeterogeneousCompoundSymmetry
 from .diag import Diagonal
 from .known import Known
 from .kronecker import Kronecker
 from .latent import latent_words, register_latent
 from .ou import OU
+from .pedigree import Pedigree
 from .us import Unstructured
 
 __all__ = [
@@ -19,8 +21,11 @@ __all__ = [
     "HeterogeneousCompoundSymmetry",
     "Known",
     "Kronecker",
+    "Pedigree",
     "Precision",
     "Unstructured",
+    "check_covariance",
+    "check_precision",
     "correlations",
     "covariance_words",
     "latent_words",

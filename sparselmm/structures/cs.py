@@ -73,9 +73,10 @@ class CompoundSymmetry:
 
 
 class HeterogeneousCompoundSymmetry:
-    """G = D C D, D = diag(d), C = sin^2(w) r/(r-1) (I - J/r) + cos^2(w) J, theta = (d, w).
+    """G = D C D, D = diag(d^2), C = sin^2(w) r/(r-1) (I - J/r) + cos^2(w) J, theta = (d, w).
 
-    The common correlation is cos^2(w) - sin^2(w)/(r-1), for w from 0 to pi/2: 1 down to -1/(r-1).
+    The common correlation is cos^2(w) - sin^2(w)/(r-1), for w from 0 to pi/2: 1 down to -1/(r-1). The relative
+    standard deviations are squares: a search in their signs finds covariances whose correlations differ in sign.
     """
 
     def __init__(self, n_effects: int, label: str = ""):
@@ -85,65 +86,75 @@ class HeterogeneousCompoundSymmetry:
         self.label = f"hcs({label})"
 
     def names(self, effects: tuple[str, ...], group: str) -> tuple[str, ...]:
-        return (*(f"{e}|{group}" for e in effects), f"angle_{self.label}|{group}")
+        return (*(f"root_sd_{e}|{group}" for e in effects), f"angle_{self.label}|{group}")
 
     def factor(self, theta: FloatArray) -> FloatArray:
         r, w = self.n_effects, theta[-1]
         mean = np.full((r, r), 1.0 / r)
         root = np.sin(w) * np.sqrt(r / (r - 1)) * (np.eye(r) - mean) + np.cos(w) * np.sqrt(r) * mean
-        return theta[:-1, None] * root
+        return theta[:-1, None] ** 2 * root
 
     def gradient(self, theta: FloatArray) -> FloatArray:
-        r, d = self.n_effects, theta[:-1]
-        C, dC, _ = self._correlation(theta[-1])
-        out = np.zeros((r + 1, r, r))
-        for i in range(r):
-            out[i, i] += C[i] * d
-            out[i, :, i] += C[i] * d
-        out[r] = np.outer(d, d) * dC
-        return out
+        d, C = theta[:-1], self._correlation(theta[-1])
+        by_sd = self._by_sd(d**2, C[0])
+        return np.concatenate([2.0 * d[:, None, None] * by_sd, np.outer(d**2, d**2)[None] * C[1]])
 
     def hessian(self, theta: FloatArray) -> FloatArray:
-        r, d = self.n_effects, theta[:-1]
-        C, dC, d2C = self._correlation(theta[-1])
+        r, d, C = self.n_effects, theta[:-1], self._correlation(theta[-1])
         out = np.zeros((r + 1, r + 1, r, r))
         for i in range(r):
             for j in range(r):
-                out[i, j, i, j] += C[i, j]
-                out[i, j, j, i] += C[i, j]
-            out[i, r, i] += dC[i] * d
-            out[i, r, :, i] += dC[i] * d
-            out[r, i] = out[i, r]
-        out[r, r] = np.outer(d, d) * d2C
+                out[i, j, i, j] += 4.0 * d[i] * d[j] * C[0][i, j]
+                out[i, j, j, i] += 4.0 * d[i] * d[j] * C[0][i, j]
+        out[np.arange(r), np.arange(r)] += 2.0 * self._by_sd(d**2, C[0])
+        out[:r, r] = out[r, :r] = 2.0 * d[:, None, None] * self._by_sd(d**2, C[1])
+        out[r, r] = np.outer(d**2, d**2) * C[2]
         return out
 
     def scaling(self, basis: FloatArray) -> FloatArray:
-        return np.diag(np.append(np.linalg.norm(basis, axis=0), 1.0))
+        return np.diag(np.append(np.sqrt(np.linalg.norm(basis, axis=0)), 1.0))
 
     def nearest(self, root: FloatArray) -> FloatArray:
         cov = root @ root.T
         sd = np.sqrt(np.maximum(np.diag(cov), 0.0))
         r = self.n_effects
         off = np.nan_to_num(correlations(cov))[np.triu_indices(r, 1)]
-        return self.from_natural(np.append(sd, np.clip(off.mean(), -1.0 / (r - 1), 1.0)))
+        both = np.outer(sd, sd)[np.triu_indices(r, 1)] > 0
+        cor = off[both].mean() if both.any() else 0.0
+        return self.from_natural(np.append(sd, np.clip(cor, -1.0 / (r - 1), 1.0)))
 
     def natural_names(self, effects: tuple[str, ...], group: str) -> tuple[str, ...]:
         return (*(f"sd_{e}|{group}" for e in effects), f"cor_{self.label}|{group}")
 
     def to_natural(self, theta: FloatArray) -> FloatArray:
-        return np.append(np.abs(theta[:-1]), self._correlation(theta[-1])[0][0, 1])
+        return np.append(theta[:-1] ** 2, self._correlation(theta[-1])[0][0, 1])
 
     def from_natural(self, natural: FloatArray) -> FloatArray:
         r, cor = self.n_effects, natural[-1]
         if not -1.0 / (r - 1) <= cor <= 1.0:
             raise ModelError(f"cor_{self.label} = {cor:g}: with {r} effects it lies between {-1 / (r - 1):.4g} and 1")
-        return np.append(natural[:-1], np.arcsin(np.sqrt((1.0 - cor) * (r - 1) / r)))
+        return np.append(np.sqrt(natural[:-1]), np.arcsin(np.sqrt((1.0 - cor) * (r - 1) / r)))
 
     def edges(self, theta: FloatArray, size: float) -> list[FloatArray]:
-        return zeroed(theta, size)
+        """Standard deviations of zero, correlations of 1 (w = 0) and of -1/(r-1) (w = pi/2)."""
+        out = theta.copy()
+        out[:-1][theta[:-1] ** 2 < size] = 0.0
+        if abs(np.sin(theta[-1])) < size:
+            out[-1] = 0.0
+        if abs(np.cos(theta[-1])) < size:
+            out[-1] = 0.5 * np.pi
+        return [] if np.array_equal(out, theta) else [out]
 
     def canonical(self, theta: FloatArray) -> FloatArray:
         return np.append(np.abs(theta[:-1]), np.arccos(np.abs(np.cos(theta[-1]))))
+
+    def _by_sd(self, sd: FloatArray, C: FloatArray) -> FloatArray:
+        """d(diag(sd) C diag(sd))/dsd_i, (r, r, r)."""
+        out = np.zeros((len(sd), len(sd), len(sd)))
+        for i in range(len(sd)):
+            out[i, i] += C[i] * sd
+            out[i, :, i] += C[i] * sd
+        return out
 
     def _correlation(self, w: float) -> tuple[FloatArray, FloatArray, FloatArray]:
         """C(w) and its first two derivatives, each (r, r)."""

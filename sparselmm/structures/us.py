@@ -38,7 +38,8 @@ class Unstructured:
         return (basis @ self._units())[:, self._rows, self._cols].T
 
     def nearest(self, root: FloatArray) -> FloatArray:
-        return self.canonical(np.asarray(np.linalg.qr(root.T, mode="r")).T[self._rows, self._cols])
+        tall = np.vstack([root.T, np.zeros((self.n_effects, self.n_effects))])
+        return self.canonical(np.asarray(np.linalg.qr(tall, mode="r")).T[self._rows, self._cols])
 
     def natural_names(self, effects: tuple[str, ...], group: str) -> tuple[str, ...]:
         sds = [f"sd_{e}|{group}" for e in effects]
