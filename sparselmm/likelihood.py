@@ -349,9 +349,7 @@ class Likelihood:
         U, s, Vt = np.linalg.svd(T)
         return T if s[-1] >= floor else np.ascontiguousarray((U * np.maximum(s, floor)) @ Vt)
 
-    def _second_moments(
-        self, solution: Solution, reml: bool, sigma2: float, selected: "Selected"
-    ) -> "SecondMoments":
+    def _second_moments(self, solution: Solution, reml: bool, sigma2: float, selected: "Selected") -> "SecondMoments":
         """(k, values of some K on Q_k's pattern) -> sum_lm K_lm (H_ml + v_m v_l'/sigma^2), (r, r)."""
         v = solution.v[:, None] / np.sqrt(sigma2)
         low_rank = self.equations.split(np.hstack([self._fixed_part(solution), v]) if reml else v)
@@ -420,8 +418,8 @@ class Likelihood:
         rho, T, (first, second) = theta[parameters.rho_slices[k]], solution.T[k], self.equations.pairs[k]
         changes = [sparse_symmetric(first, second, dQ, Q.n_levels) @ v for dQ in Q.gradient(rho)]
         scalar = w.shape[1] == 1 and T[0, 0] != 0.0  # then Q^-1 w = v/T, without a solve
-        solved = self._solve_precision(k, rho, np.hstack(changes if scalar else [w, *changes]))
-        parts = np.split(solved, solved.shape[1] // w.shape[1], axis=1) if solved.size else []
+        wanted = changes if scalar else [w, *changes]
+        parts = np.split(self._solve_precision(k, rho, np.hstack(wanted)), len(wanted), axis=1) if wanted else []
         inverse_w = v / T[0, 0] if scalar else parts.pop(0)
         C[:, :, parameters.slices[k]] = np.einsum("iab,mb->mai", dG, inverse_w)
         for i, part in enumerate(parts):
@@ -431,8 +429,7 @@ class Likelihood:
     def _solve_precision(self, k: int, rho: FloatArray, right: FloatArray) -> FloatArray:
         """Q_k^-1 right, (m, c), by its own sparse Cholesky; its pattern is analysed once."""
         Q = self.parameters.precisions[k]
-        if right.size == 0 or Q is None:
-            return right
+        assert Q is not None
         if k not in self._precision_engines:
             rows, cols = Q.pattern()
             pattern = sparse_pattern(rows, cols, Q.n_levels)

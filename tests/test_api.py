@@ -43,6 +43,7 @@ def test_public_names():
     """A contract: a name that disappears breaks other people's scripts."""
     assert set(slm.__all__) == {
         *("lmm", "LinearMixedModel", "Fit", "RandomTerm", "ModelSpec", "load_dataset", "dataset_names"),
+        *("Known", "Pedigree"),
         *("SparselmmError", "FormulaError", "DataError", "ModelError", "EngineError", "SparselmmWarning"),
     }
     assert all(hasattr(slm, name) for name in slm.__all__)
@@ -55,7 +56,7 @@ def test_public_names():
     [
         (slm.lmm, "formula data reml weights offset residual context fixed engine start verbose"),
         (slm.LinearMixedModel, "formula data weights offset residual context engine"),
-        (slm.LinearMixedModel.from_arrays, "y X terms weights offset fixed_names engine"),
+        (slm.LinearMixedModel.from_arrays, "y X terms weights offset residual fixed_names engine"),
         (slm.LinearMixedModel.fit, "self reml fixed start verbose options"),
         (slm.LinearMixedModel.loglik, "self theta reml"),
         (slm.RandomTerm, "Z structure columns effects name levels Q label text"),

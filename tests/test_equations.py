@@ -50,7 +50,10 @@ def test_M_and_right_side(name):
         T = likelihood.factors(theta)
         Lambda = sla.block_diag(*[np.kron(np.eye(t.n_levels), Tk) for t, Tk in zip(spec.terms, T, strict=True)])
         ZL = np.hstack(Z) @ Lambda
-        close(full(equations.pattern, equations.fill(products, T, likelihood.precisions(theta))), (ZL.T * weights) @ ZL + np.eye(spec.q))
+        close(
+            full(equations.pattern, equations.fill(products, T, likelihood.precisions(theta))),
+            (ZL.T * weights) @ ZL + np.eye(spec.q),
+        )
         close(equations.right_side(products, T), (ZL.T * weights) @ np.column_stack([X, y]))
 
 

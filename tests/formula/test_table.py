@@ -114,7 +114,9 @@ def test_gaps_in_weights_are_refused():
     weights = np.ones(8)
     weights[[1, 3]] = np.nan
     for given, what in ((weights, "the array"), ("w", "column 'w'")):
-        with pytest.raises(_errors.DataError, match=f"weights: 2 of 8 values of {what} are missing; give every row one"):
+        with pytest.raises(
+            _errors.DataError, match=f"weights: 2 of 8 values of {what} are missing; give every row one"
+        ):
             build_spec("y ~ x", pd.DataFrame(COLUMNS).assign(w=weights), weights=given)
 
 

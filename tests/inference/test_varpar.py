@@ -97,9 +97,7 @@ def test_errors_beside_a_held_parameter(held):
         full[keep] = z
         return slopes(table, full)
 
-    np.testing.assert_allclose(
-        fit.varpar_se[keep], observed_errors(fit.spec.y, X, V, x[keep], False), rtol=SLOPES_RTOL
-    )
+    np.testing.assert_allclose(fit.varpar_se[keep], observed_errors(fit.spec.y, X, V, x[keep], False), rtol=SLOPES_RTOL)
     assert np.isnan(fit.varpar_se[held])
 
 
