@@ -76,8 +76,9 @@ class DenseLikelihood:
         """Matrix S (k, k), x = S theta: coordinates of order one for an optimiser."""
         blocks = []
         for term, structure in zip(self.spec.terms, self.parameters.structures, strict=True):
-            gram = _dense(term).reshape(term.n_rows, term.n_levels, term.n_effects)
-            size = np.sqrt((gram**2).sum(axis=(0, 1)) / term.n_rows)
+            squares = (_dense(term) ** 2).reshape(term.n_rows, term.n_levels, term.n_effects).sum(axis=1)
+            weighted = squares if self.spec.weights is None else squares * self.spec.weights[:, None]
+            size = np.sqrt(weighted.mean(axis=0))
             blocks.append(structure.scaling(np.diag(size)))
         return sla.block_diag(*blocks) if blocks else np.zeros((0, 0))
 

@@ -158,14 +158,14 @@ class _Design:
         self.coded = not sp.issparse(term.Z)
         if self.coded:
             columns = np.ones((len(term.Z), 1)) if term.columns is None else term.columns
-            self.basis = effect_basis((columns.T * weights) @ columns / weights.sum())
-            self.columns = columns if term.columns is None else _times_inverse(columns, self.basis)
+            self.basis = effect_basis((columns.T * weights) @ columns / len(weights))
+            self.columns = _times_inverse(columns, self.basis)
         else:
             gram = np.zeros((r, r))
             for a in range(r):
                 for b in range(r):
                     gram[a, b] = (term.Z[:, a::r].multiply(term.Z[:, b::r]).T @ weights).sum()
-            self.basis = effect_basis(gram / weights.sum())
+            self.basis = effect_basis(gram / len(weights))
             inverse = sp.kron(sp.eye_array(term.n_levels), np.linalg.inv(self.basis))
             self.sparse = sp.csr_array(term.Z @ inverse)
 
