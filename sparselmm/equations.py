@@ -11,7 +11,6 @@ import numpy as np
 import scipy.linalg as sla
 import scipy.sparse as sp
 
-from ._errors import ModelError
 from ._typing import FloatArray, IntArray
 from .engines import Pattern
 from .kernels.blocks import add_product, add_scaled, locate
@@ -130,12 +129,10 @@ def cross_products(spec: ModelSpec) -> CrossProducts:
     """One pass over the rows of `spec` for each pair of terms. ModelError where X leaves nothing over."""
     weights = np.ones(spec.n) if spec.weights is None else spec.weights
     kept, dropped, R = fixed_design(spec.X, weights)
-    if len(kept) >= spec.n:
-        raise ModelError(f"{len(kept)} fixed effects for {spec.n} observations: nothing is left to estimate sigma")
     basis = sla.solve_triangular(R, spec.X[:, kept].T, trans="T").T
     y = spec.y if spec.offset is None else spec.y - spec.offset
     y, start = _residualise(y, spec.X[:, kept], basis, R, weights)
-    check_residual(y, spec)
+    check_residual(y, len(kept), spec)
     V = np.column_stack([basis, y])
     designs = [_Design(term, weights) for term in spec.terms]
     blocks = [a.cross(b, k, j) for k, a in enumerate(designs) for j, b in enumerate(designs[: k + 1])]
