@@ -112,6 +112,7 @@ def plain(value: Any) -> Any:
 
 
 def write(text: str, target: str) -> None:
+    """Write a text to a file, or to stdout where the target is `-`."""
     if target == "-":
         typer.echo(text)
     else:

@@ -174,7 +174,8 @@ def check_residual(residual: FloatArray, p: int, spec: ModelSpec) -> None:
     """ModelError where p fixed effects leave nothing but rounding of the response (n,)."""
     if p >= spec.n:
         s = "" if p == 1 else "s"
-        raise ModelError(f"{p} fixed effect{s} for {spec.n} observation{s}: nothing is left to estimate sigma; drop some")
+        sizes = f"{p} fixed effect{s} for {spec.n} observation{s}"
+        raise ModelError(f"{sizes}: nothing is left to estimate sigma; drop some columns")
     if np.sqrt(np.mean(residual**2)) <= ROUNDING * np.abs(spec.y).max():
         raise ModelError(
             f"the fixed effects fit the response '{spec.response}' exactly: nothing is left to estimate variances from"

@@ -62,7 +62,7 @@ FORMULAS = {
     "slopes for pairs": ("Reaction ~ (Days | pair)", table(pair=np.arange(180) // 2), ModelError, "has 180 .* Drop a"),
     "zero left side": ("Reaction ~ (0 + z | Subject)", table(z=0.0), DataError, r"\(0 \+ z \| Subject\): 'z' is zero"),
     "zero slope": ("Reaction ~ (1 + z | Subject)", table(z=0), DataError, r"\(1 \+ z \| Subject\): 'z' is zero in"),
-    "too many columns": ("Reaction ~ C(Subject) * C(Days)", SLEEP, ModelError, "180 fixed effects for 180 observations: .* drop"),
+    "too many columns": ("Reaction ~ C(Subject) * C(Days)", SLEEP, ModelError, "180 fixed effects for 180 obs"),
     "two rows": ("y ~ 1 + (1 | g)", rows([1.0, 2.0], "ab"), ModelError, "2 random effects for 2 observations"),
     "one row": ("y ~ 1 + (1 | g)", rows([1.0], "a"), ModelError, "'g' has one level"),
     "one row alone": ("y ~ 1", rows([1.0], "a"), ModelError, "1 fixed effect for 1 observation: nothing is"),
