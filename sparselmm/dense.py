@@ -27,7 +27,7 @@ class DenseLikelihood:
         self.engine_reason = f"V is {spec.n:,} x {spec.n:,}"
         self.kept = _independent_columns(spec)
         y = spec.y if spec.offset is None else spec.y - spec.offset
-        check_residual(y - spec.X @ np.linalg.lstsq(spec.X, y)[0], len(self.kept), spec)
+        check_residual(y - spec.X @ np.linalg.lstsq(spec.X, y, rcond=None)[0], len(self.kept), spec)
         self._marginal = DenseMarginal(y, spec.X[:, self.kept], [_dense(t) for t in spec.terms], spec.weights)
         self.n_evaluations = 0
 

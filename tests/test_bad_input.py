@@ -304,6 +304,17 @@ def test_one_wild_value_is_fitted_without_a_word(outlier):
     np.testing.assert_allclose(fit.fixef, beta, rtol=EXACT_RTOL)
 
 
+def test_a_fit_that_does_not_converge_warns_once_and_the_command_line_says_so_in_the_summary(tmp_path):
+    """A level a row, and weights that differ too little to tell sigma apart: it goes to zero without end."""
+    data = rows([1.0, 2.0, 4.0, 3.0, 7.0], "abcde", w=[1.0, 2.0, 3.0, 4.0, 5.0])
+    with pytest.warns(slm.SparselmmWarning, match="the fit did not converge") as caught:
+        slm.lmm("y ~ 1 + (1 | g)", data, weights="w")
+    assert len(caught) == 1
+    data.to_csv(path := tmp_path / "table.csv", index=False)
+    result = CliRunner().invoke(app, ["fit", "y ~ 1 + (1 | g)", str(path), "--weights", "w"])
+    assert result.exit_code == 0 and result.stderr == "" and "NOT CONVERGED" in result.stdout
+
+
 def test_nothing_is_left_behind_by_an_error():
     """A model that was refused a fit can be fitted."""
     model = slm.LinearMixedModel(F, SLEEP)
