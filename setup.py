@@ -12,7 +12,7 @@ from pathlib import Path
 from setuptools import setup
 
 DEPENDENCIES = [
-    *("numpy>=1.24", "scipy>=1.10", "numba>=0.59", "pandas>=2.0", "narwhals>=1.20", "formulaic>=1.0"),
+    *("numpy>=1.24", "scipy>=1.14", "numba>=0.59", "pandas>=2.0", "narwhals>=1.20", "formulaic>=1.0"),
     *("typer>=0.12", "rich>=13", "threadpoolctl>=3"),
 ]
 

@@ -3,7 +3,7 @@
 import difflib
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -165,7 +165,7 @@ def _check_engine(engine: Any) -> None:
 
 
 def _terms(terms: Any) -> tuple[RandomTerm, ...]:
-    if isinstance(terms, RandomTerm) or not all(isinstance(t, RandomTerm) for t in terms):
+    if not isinstance(terms, Iterable) or not all(isinstance(t, RandomTerm) for t in terms):
         raise DataError("terms must be a list of RandomTerm, as in [RandomTerm(codes, name='g')]")
     return tuple(terms)
 

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._errors import DataError, SparselmmError
+from ._errors import DataError, SparselmmError, SparselmmWarning
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,9 +72,14 @@ def version() -> None:
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Print an error of the package or of the file system as one message, and leave with code 1."""
+    """Print an error of the package or of the file system as one message, and leave with code 1.
+
+    What the package warns of stands in the summary, where it is read.
+    """
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SparselmmWarning)
+            yield
     except (SparselmmError, OSError) as error:
         typer.secho(f"Error: {error}", err=True, fg="red")
         raise typer.Exit(1) from error
@@ -122,6 +128,7 @@ def plain(value: Any) -> Any:
 
 
 def write(text: str, target: str) -> None:
+    """Write a text to a file, or to stdout where the target is `-`."""
     if target == "-":
         typer.echo(text)
     else:

@@ -27,7 +27,7 @@ class DenseLikelihood:
         self.engine_reason = f"V is {spec.n:,} x {spec.n:,}"
         self.kept = _independent_columns(spec)
         y = spec.y if spec.offset is None else spec.y - spec.offset
-        check_residual(y - spec.X @ np.linalg.lstsq(spec.X, y)[0], spec)
+        check_residual(y - spec.X @ np.linalg.lstsq(spec.X, y, rcond=None)[0], len(self.kept), spec)
         self._marginal = DenseMarginal(y, spec.X[:, self.kept], [_dense(t) for t in spec.terms], spec.weights)
         self.n_evaluations = 0
 
@@ -83,9 +83,9 @@ class DenseLikelihood:
         out = np.eye(self.parameters.count)
         triples = zip(self.spec.terms, self.parameters.structures, self.parameters.slices, strict=True)
         for term, structure, part in triples:
-            gram = _dense(term).reshape(term.n_rows, term.n_levels, term.n_effects)
-            size = np.sqrt((gram**2).sum(axis=(0, 1)) / term.n_rows)
-            out[part, part] = structure.scaling(np.diag(size))
+            squares = (_dense(term) ** 2).reshape(term.n_rows, term.n_levels, term.n_effects).sum(axis=1)
+            weighted = squares if self.spec.weights is None else squares * self.spec.weights[:, None]
+            out[part, part] = structure.scaling(np.diag(np.sqrt(weighted.mean(axis=0))))
         return out
 
     def _psi(self, theta: FloatArray) -> list[FloatArray]:

@@ -12,7 +12,6 @@ import numpy as np
 import scipy.linalg as sla
 import scipy.sparse as sp
 
-from ._errors import ModelError
 from ._typing import FloatArray, IntArray
 from .banded import Banded, Entries
 from .engines import Pattern
@@ -141,12 +140,10 @@ def cross_products(spec: ModelSpec) -> CrossProducts:
     """One pass over the rows of `spec` for each pair of terms. ModelError where X leaves nothing over."""
     weights = np.ones(spec.n) if spec.weights is None else spec.weights
     kept, dropped, R = fixed_design(spec.X, weights)
-    if len(kept) >= spec.n:
-        raise ModelError(f"{len(kept)} fixed effects for {spec.n} observations: nothing is left to estimate sigma")
     basis = sla.solve_triangular(R, spec.X[:, kept].T, trans="T").T
     y = spec.y if spec.offset is None else spec.y - spec.offset
     y, start = _residualise(y, spec.X[:, kept], basis, R, weights)
-    check_residual(y, spec)
+    check_residual(y, len(kept), spec)
     V = np.column_stack([basis, y])
     designs = [_Design(term, weights) for term in spec.terms]
     fixed = FixedDesign(kept, dropped, R, start)
@@ -184,14 +181,14 @@ class _Design:
         self.coded = not sp.issparse(term.Z)
         if self.coded:
             columns = np.ones((len(term.Z), 1)) if term.columns is None else term.columns
-            self.basis = effect_basis((columns.T * weights) @ columns / weights.sum())
-            self.columns = columns if term.columns is None else _times_inverse(columns, self.basis)
+            self.basis = effect_basis((columns.T * weights) @ columns / len(weights))
+            self.columns = _times_inverse(columns, self.basis)
         else:
             gram = np.zeros((r, r))
             for a in range(r):
                 for b in range(r):
                     gram[a, b] = (term.Z[:, a::r].multiply(term.Z[:, b::r]).T @ weights).sum()
-            self.basis = effect_basis(gram / weights.sum())
+            self.basis = effect_basis(gram / len(weights))
             inverse = sp.kron(sp.eye_array(term.n_levels), np.linalg.inv(self.basis))
             self.sparse = sp.csr_array(term.Z @ inverse)
 

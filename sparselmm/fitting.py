@@ -78,7 +78,7 @@ def estimate(
         sigma = (held or {}).get("sigma") or likelihood(theta, reml=reml).sigma
         x = chart.coordinates(theta, sigma)
         evaluate = lambda x: _Point(likelihood, chart, x, reml)  # noqa: E731
-        _check_start(evaluate(x), held)
+        _check_start(chart, x, evaluate(x))
         options = replace(options, radius=max(options.radius, 0.7 * float(np.linalg.norm(x))))
         optimum = _at_edge(evaluate, chart, minimise(evaluate, x, options, report), options)
         x = optimum.x
@@ -104,11 +104,10 @@ def _start(likelihood: Likelihood | DenseLikelihood, start: FloatArray | None, r
     return theta / np.where(size > 0, size, 1.0), 0
 
 
-def _check_start(point: _Point, held: Mapping[str, float] | None) -> None:
+def _check_start(chart: Chart, x: FloatArray, point: _Point) -> None:
+    chart.model(x)  # says itself which values no covariance has
     if not np.isfinite(point.value):
-        values = ", ".join(f"{k} = {v:g}" for k, v in (held or {}).items())
-        why = f" with {values} held: no such covariance" if held else ""
-        raise ModelError(f"the criterion cannot be computed at the start{why}")
+        raise ModelError("the criterion cannot be computed at the start: give another start=, or hold other values")
 
 
 def _check_bounded(likelihood: Likelihood | DenseLikelihood, chart: Chart, optimum: Optimum, reml: bool) -> None:

@@ -30,18 +30,17 @@ def caterpillar(fit: "Fit", group: str | None = None, effect: str | None = None,
     if effect not in effects:
         raise ModelError(f"no effect '{effect}' of '{group}': it has {', '.join(effects)}")
     frame = frames[group].sort_values(effect)
-    ax = _axes((6.0, min(12.0, max(3.0, 0.22 * len(frame))))) if ax is None else ax
-    place = np.arange(len(frame))
-    many = len(frame) > BARS
+    place, many = np.arange(len(frame)), len(frame) > BARS
+    ax = _axes((6.0, 7.0 if many else 1.2 + 0.22 * len(frame))) if ax is None else ax
     ax.errorbar(
         frame[effect], place, xerr=1.96 * frame[f"{effect}_se"], fmt=".", color="#1f4e79", ecolor="#9bb8d3",
         elinewidth=0.6 if many else 1.4, markersize=2 if many else 6,
     )  # fmt: skip
-    ax.axvline(0.0, color="#888888", linewidth=0.8)
+    ax.axvline(0.0, color="#888888", linewidth=0.8, zorder=0)
     ax.set_yticks([] if many else place, [] if many else [str(x) for x in frame.index])
     ax.set_ylabel(f"{group}: {len(frame):,} levels" if many else group)
     ax.set_xlabel(f"{effect}, with 95 % intervals")
-    ax.margins(y=0.01)
+    ax.set_ylim(-0.7 - 0.01 * len(frame), len(frame) * 1.01 - 0.3)
     return ax
 
 

@@ -180,8 +180,12 @@ class ModelSpec:
         return sum(t.n_random for t in self.terms)
 
 
-def check_residual(residual: FloatArray, spec: ModelSpec) -> None:
-    """ModelError where the fixed effects leave nothing but rounding of the response (n,)."""
+def check_residual(residual: FloatArray, p: int, spec: ModelSpec) -> None:
+    """ModelError where p fixed effects leave nothing but rounding of the response (n,)."""
+    if p >= spec.n:
+        s = "" if p == 1 else "s"
+        sizes = f"{p} fixed effect{s} for {spec.n} observation{s}"
+        raise ModelError(f"{sizes}: nothing is left to estimate sigma; drop some columns")
     if np.sqrt(np.mean(residual**2)) <= ROUNDING * np.abs(spec.y).max():
         raise ModelError(
             f"the fixed effects fit the response '{spec.response}' exactly: nothing is left to estimate variances from"

@@ -152,7 +152,7 @@ def test_units_do_not_decide_what_is_dropped(scale):
 
 def test_as_many_fixed_effects_as_rows_are_refused():
     g = np.repeat(np.arange(3), 2)
-    with pytest.raises(ModelError, match="6 fixed effects for 6 observations: nothing is left to estimate sigma"):
+    with pytest.raises(ModelError, match="6 .*observations: nothing is left to estimate sigma"):
         slm.LinearMixedModel.from_arrays(np.arange(6.0) ** 2, np.vander(np.arange(6.0)), [slm.RandomTerm(g)])
 
 

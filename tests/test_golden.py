@@ -24,6 +24,7 @@ CRITERION_RTOL = 1e-8  # at lme4's own theta; it prints 15 digits
 RANEF_RTOL = 1e-4  # of the larger of a BLUP and its root mean square: BLUPs follow the standard deviations
 FITTED_RTOL = 1e-5  # of the larger of the value and sigma
 MAX_ITER = 10
+INSTEVAL_GAIN = 5.0  # the deviance that lme4 missed in insteval_3_ML
 
 FITS = {f["id"]: f for f in golden.fits() if f["needs"] in ([], ["bad-scaling"])}
 OUR_MAXIMUM_IS_ELSEWHERE = {"insteval_3_ML"}  # lme4 stopped at a singular point; see the last test
@@ -247,5 +248,5 @@ def test_insteval_with_a_better_maximum_than_the_reference():
     theirs = deviance_by_lapack(fit.spec, factors(our_theta(fit, ref)))
     assert ours == pytest.approx(fit.deviance, rel=DENSE_RTOL)
     assert theirs == pytest.approx(ref["deviance"], rel=CRITERION_RTOL)
-    assert ours < theirs - 5.2
+    assert ours < theirs - INSTEVAL_GAIN
     assert ref["singular"] and not fit.is_singular

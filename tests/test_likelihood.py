@@ -219,7 +219,7 @@ def test_equal_to_the_textbook(name, reml):
         blocks = [block_diag(*b) for b in sparse.random_vcov(theta, SIGMA, prediction=True)]
         expected = naive.blup_error_cov(X, Z, psi, W, SIGMA)
         close(block_diag(*blocks), expected * (block_diag(*[_levels(t) for t in spec.terms]) > 0), NAIVE_RTOL)
-        dW = [D for D in _dW(sparse, theta, Z)]
+        dW = list(_dW(sparse, theta, Z))
         information = sparse.derivatives(theta, reml=reml, sigma=SIGMA).information
         close(information, naive.average_information(y, X, W, dW, SIGMA), INFORMATION_RTOL)
 
