@@ -9,7 +9,8 @@ import numpy as np
 
 from ._errors import ModelError
 from ._typing import BoolArray, FloatArray
-from .likelihood import Derivatives, Parameters
+from .likelihood import Derivatives
+from .parameters import Parameters
 
 SIGMA = "sigma"
 STEP = 1e-4  # of the central differences through the small maps of HeldChart; they are smooth, of order one

@@ -10,7 +10,8 @@ import scipy.sparse as sp
 
 from ._typing import FloatArray
 from .engines.dense import DenseEvaluation, DenseMarginal, check_memory
-from .likelihood import Derivatives, Evaluation, Parameters
+from .likelihood import Derivatives, Evaluation
+from .parameters import Parameters
 from .structures import Precision
 from .terms import ModelSpec, RandomTerm, check_residual
 

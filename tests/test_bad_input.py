@@ -132,7 +132,7 @@ def test_weights(name, tmp_path):
         ({"engine": "cholmud"}, EngineError, "unknown engine 'cholmud'. Did you mean 'cholmod'"),
         ({"engine": "fast"}, EngineError, "unknown engine 'fast'. Known are auto, cholmod, dense"),
         ({"engine": None}, EngineError, "unknown engine None"),
-        ({"residual": "ar1(Days | Subject)"}, ModelError, "residual="),
+        ({"residual": "arma(Days | Subject)"}, FormulaError, "arma"),
         ({"start": [1.0, 2.0]}, ModelError, r"theta must be 1 finite number.*, for Intercept\|Subject; not \[1.0, 2.0"),
         ({"start": "good"}, ModelError, "theta must be 1 finite number.*; not good"),
         ({"start": [np.nan]}, ModelError, "theta must be 1 finite number"),
