@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from .._errors import EngineError
 from .._typing import FloatArray, IntArray
 
 
@@ -63,15 +62,3 @@ def available_memory() -> float:
         if "SC_PHYS_PAGES" not in names:
             return float("inf")
         return float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
-
-
-ENGINES = ("auto", "cholmod", "dense")
-
-
-def make_engine(name: str, pattern: Pattern) -> Engine:
-    """The engine for M that `name` asks for; "auto" is cholmod. EngineError for an unknown name."""
-    if name not in ("auto", "cholmod"):
-        raise EngineError(f"unknown engine '{name}': known are {', '.join(ENGINES)}")
-    from .cholmod import Cholmod
-
-    return Cholmod(pattern)

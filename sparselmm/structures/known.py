@@ -9,7 +9,7 @@ from scipy.sparse.csgraph import connected_components
 
 from .._errors import DataError, EngineError, ModelError
 from .._typing import FloatArray, IntArray
-from ..engines.base import Pattern, make_engine
+from ..engines import Pattern, make_engine
 from .fixed import FixedPrecision
 
 ASYMMETRY = 1e-9  # of sqrt(a_ii a_jj): what inverting a matrix of condition 1e6 in double precision leaves
