@@ -6,10 +6,12 @@ A ```text block right after one is what it prints. In ```sh blocks the lines tha
 
 import re
 import shlex
+import sys
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from types import ModuleType
 
 import matplotlib
 import pytest
@@ -86,13 +88,14 @@ def assert_prints(expected: str, found: str, where: str) -> None:
 def test_code_of_document(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     matplotlib.use("Agg")
-    namespace: dict = {"__name__": "document"}
+    document = ModuleType("document")
+    monkeypatch.setitem(sys.modules, "document", document)  # so that its classes can be pickled
     printed = None
     for block in blocks(path):
         where = f"{name(path)}:{block.line}"
         if block.kind == "text" and printed is not None:
             assert_prints(block.body, printed, where)
-        printed = printed_by(block, path, namespace) if block.kind == "python" else None
+        printed = printed_by(block, path, vars(document)) if block.kind == "python" else None
         for command in commands(block):
             result = CliRunner().invoke(app, shlex.split(command)[1:])
             assert result.exit_code == 0, f"{where}: {command}\n{result.output}"
