@@ -21,7 +21,7 @@ def spd(size, seed):
 def families():
     """Covariance of interleaved families of 3, 1, 4, 3, 1 and 2 members."""
     sizes = [3, 1, 4, 3, 1, 2]
-    full = sp.block_diag([spd(size, i) for i, size in enumerate(sizes)]).toarray()
+    full = sp.block_diag([sp.csc_array(spd(size, i)) for i, size in enumerate(sizes)]).toarray()
     shuffle = np.random.default_rng(9).permutation(sum(sizes))
     return full[np.ix_(shuffle, shuffle)]
 
@@ -99,7 +99,7 @@ def changed(i, j, value):
         ),
         ([[1.0, 2.0], [2.0, 1.0]], {}, r"precision.*block of 2 levels 0, 1: its smallest eigenvalue is -1\."),
         ([[1.0, 2.0], [2.0, 1.0]], {"kind": "covariance"}, "covariance.*smallest eigenvalue is -1. Identical twins"),
-        (sp.block_diag([np.eye(3), np.ones((2, 2))]), {"kind": "covariance"}, "block of 2 levels 3, 4"),
+        (sp.block_diag([sp.eye_array(3), np.ones((2, 2))]), {"kind": "covariance"}, "block of 2 levels 3, 4"),
         (path(400) - 0.1 * sp.identity(400), {}, "precision of 400 levels is not positive definite"),
         (sp.csr_matrix(path(10_001)), {"kind": "covariance"}, r"block of 10,001 levels.*0\.8 GB.*at most 10,000"),
     ],
