@@ -1,8 +1,8 @@
 """Damped Newton in a trust region for a smooth function with a good approximate Hessian; no statistics here.
 
 The approximate Hessian (average information) misses part of the true one; what it misses is learnt from the
-exact gradients by a symmetric rank-one update of that part alone (Dennis, Gay & Welsch 1981, NL2SOL): with six
-groups, where the average information is furthest off, this halves the number of iterations.
+exact gradients by a symmetric rank-one update of that part alone (Dennis, Gay & Welsch 1981, NL2SOL). On 126
+reference fits it costs on average (4.9 iterations with it, 4.6 without) and shortens the longest (10, 12).
 """
 
 from collections.abc import Callable
