@@ -67,12 +67,8 @@ class _Changed:
     """A structure with one method replaced; pickles as long as the replacement does."""
 
     def __init__(self, structure, **methods):
-        self.__dict__.update(methods, _structure=structure)
-
-    def __getattr__(self, name):
-        if name.startswith("__") or name == "_structure":
-            raise AttributeError(name)
-        return getattr(self._structure, name)
+        members = {name: getattr(structure, name) for name in dir(structure) if not name.startswith("_")}
+        self.__dict__.update(members | methods)
 
 
 US, DIAG, AR = Unstructured(2), Diagonal(2), AR1([5, 3])
