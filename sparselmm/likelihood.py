@@ -232,7 +232,8 @@ class Likelihood:
             curvature[part, part] = np.einsum("ijab,ab->ij", d2G, W)
             gradients.append(dG)
             em.append(T @ semidefinite_cholesky(S / m))
-            self._precision_score(k, solution.theta, spread, gradient)
+            if solution.T[k].any():  # else V does not depend on rho
+                self._precision_score(k, solution.theta, spread, gradient)
         if parameters.residual is not None:
             rho, at = self._residual_part(solution.theta), SolvedEquations(near.T, near.E, near.RX, near.beta)
             inverse = selected(*self.equations.places())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from .._typing import FloatArray
+from .._typing import BoolArray, FloatArray
 from ..charts import SIGMA
 from ..structures.base import correlations
 from ..terms import RandomTerm
@@ -44,8 +44,17 @@ def variance_parameter_errors(fit: "Fit") -> pd.Series:
     variances = np.einsum("ij,jk,ik->i", jacobian, cov, jacobian)
     errors = np.sqrt(np.where(variances >= 0.0, variances, np.nan))
     held = np.array([n in fit.estimate.held for n in names])
-    unknown = at_edge(fit).to_numpy() | held | ~np.isfinite(fit.varpar.to_numpy())
+    unknown = at_edge(fit).to_numpy() | held | _without_meaning(fit) | ~np.isfinite(fit.varpar.to_numpy())
     return pd.Series(np.where(unknown, np.nan, errors), index=names)
+
+
+def _without_meaning(fit: "Fit") -> BoolArray:
+    """Which of `varpar` are parameters of a Q whose term has a variance of zero."""
+    parameters, theta = fit.likelihood.parameters, fit.estimate.evaluation.theta
+    out = np.zeros(parameters.count + 1, dtype=bool)
+    for part, rho in zip(parameters.slices, parameters.rho_slices, strict=True):
+        out[rho] = not theta[part].any()
+    return out
 
 
 def at_edge(fit: "Fit") -> pd.Series:
