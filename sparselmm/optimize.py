@@ -14,6 +14,8 @@ from scipy.optimize import minimize
 
 from ._typing import FloatArray
 
+ROUNDING = 1e-9  # of the value: with variance ratios of 1e3 and more the criterion cancels to about this
+
 
 class Point(Protocol):
     """The function at one x."""
@@ -125,13 +127,23 @@ class _Newton:
             predicted = -float(self.gradient @ step + 0.5 * step @ model @ step)
             point = self.evaluate(self.x + step)
             self.n_evaluations += 1
-            ratio = (self.value - point.value) / predicted if predicted > 0 else -1.0
-            noise = 1e-13 * abs(self.value)
-            if ratio > 1e-4 or (abs(point.value - self.value) <= noise and predicted <= noise):
+            change = self.value - point.value
+            if predicted > 0 and change > 1e-4 * predicted:
+                ratio = change / predicted
                 self._accept(*self._stretched(point, step, ratio), ratio)
                 return True
+            if max(predicted, abs(change)) <= max(ROUNDING, 1e-13 * abs(self.value)):
+                return self._polish(point, step)
             self.radius = 0.25 * min(self.radius, float(np.linalg.norm(step)))
         return False
+
+    def _polish(self, point: Point, step: FloatArray) -> bool:
+        """Where rounding hides the change of the value, a step counts if it lowers the scaled gradient."""
+        gradient, hessian = point.derivatives()
+        if not scaled_gradient(gradient, hessian + self.missing) < self.log[-1].gradient_norm:
+            return False
+        self._accept(point, step, 0.5)
+        return True
 
     def _stretched(self, point: Point, step: FloatArray, ratio: float) -> tuple[Point, FloatArray]:
         """Twice the step, and again, while far from the optimum the function falls faster than its model."""
@@ -150,7 +162,6 @@ class _Newton:
         self.x, self.value, self.gradient, self.hessian = self.x + step, point.value, gradient, hessian
         if ratio > 0.75 and length > 0.9 * self.radius:
             self.radius = 3.0 * length
-
         elif ratio < 0.25:
             self.radius = 0.5 * length
         self._note(length)
