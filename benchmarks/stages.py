@@ -52,7 +52,6 @@ class Evaluation(_Shapes):
         ones = np.linalg.solve(likelihood.scaling(), np.ones(likelihood.parameters.count))
         self.likelihood: Likelihood = likelihood
         self.thetas = cycle([1.1 * ones, ones])
-        self.rows, self.cols = likelihood.equations.within
         self.values = likelihood.equations.fill(
             likelihood.products, likelihood.factors(ones), likelihood.precisions(ones)
         )  # fmt: skip
@@ -69,7 +68,7 @@ class Evaluation(_Shapes):
         self.likelihood.engine.factorize(self.values)
 
     def time_selected_inverse(self, shape):
-        self.likelihood.engine.selected_inverse(self.rows, self.cols)
+        self.likelihood.equations.level_blocks(self.likelihood.engine.selected_inverse)
 
 
 class Fit(_Shapes):
