@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 
 from .._errors import DataError
 from .._typing import AnyArray, FloatArray, IntArray
-from ..structures import latent_words
 from ..structures.base import Residual
+from ..structures.latent import SeriesWord, latent_words
 from ..terms import GroupingFactor, ModelSpec, RandomTerm
 from .design import Design, SimpleFormula, evaluate, make_design, read_terms, split_terms
 from .groups import GroupCoder, code_new_column, code_new_rows
@@ -208,16 +208,25 @@ class _Builder:
 
     def _read(self, arrays: Mapping[str, FloatArray]) -> Rows:
         parsed = self.parsed
-        lefts = [b.left for bar in parsed.bars for b in (bar.factors or (bar,))]
-        expressions = [parsed.response, parsed.fixed, *parsed.offsets, *lefts]
-        model = [column for expr in expressions for column in self._columns(expr)]
+        parts = [b for bar in parsed.bars for b in (bar.factors or (bar,))]
+        is_series = [isinstance(latent_words().get(b.word), SeriesWord) for b in parts]
+        series = [b.left for b, yes in zip(parts, is_series, strict=True) if yes]
+        lefts = [b.left for b, yes in zip(parts, is_series, strict=True) if not yes]
         groups = [column for bar in parsed.bars for group in bar.groups for column in group]
         if self.residual is not None:
-            model += self._columns(self.residual.serial.time) if self.residual.serial else []
+            series += [self.residual.serial.time] if self.residual.serial else []
             groups += self.residual.groups
-        rows = read_rows(self.table, list(dict.fromkeys(model + groups)), arrays, set(groups) - set(model))
+        model = self._all_columns([parsed.response, parsed.fixed, *parsed.offsets, *lefts])
+        times = self._all_columns(series)
+        used = list(dict.fromkeys(model + times + groups))
+        rows = read_rows(
+            self.table, used, arrays, set(groups).difference(model, times), set(times).difference(model, groups)
+        )
         rows.need_some()
         return rows
+
+    def _all_columns(self, expressions: Sequence[Expr]) -> list[str]:
+        return [column for expr in expressions for column in self._columns(expr)]
 
     def _columns(self, expr: Expr) -> list[str]:
         return columns_of(expr, self.table.columns, self.known)

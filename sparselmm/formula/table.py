@@ -73,10 +73,12 @@ def read_rows(
     columns: Sequence[str],
     arrays: Mapping[str, FloatArray] | None = None,
     group_columns: Collection[str] = (),
+    time_columns: Collection[str] = (),
 ) -> Rows:
     """The rows of `table` that have a value in every one of `columns` and `arrays`.
 
-    group_columns: columns that only group, which may hold dates. Errors: DataError, naming the column, for infinite
+    group_columns: columns that only group, which may hold dates. time_columns: columns that are only times, where a
+    category without rows is a gap and stays. Errors: DataError, naming the column, for infinite
     values, dates as a covariate, or a column that is not there; nothing left is not an error here.
     """
     for column in columns:
@@ -93,7 +95,7 @@ def read_rows(
         used = used[np.flatnonzero(keep)]
     if not keep.all():
         arrays = {what: values[keep] for what, values in arrays.items()}
-    frame = {c: _column(used.get_column(c), c in group_columns) for c in columns}
+    frame = {c: _column(used.get_column(c), c in group_columns, c in time_columns) for c in columns}
     counts = {what: int(gaps.sum()) for what, gaps in missing.items()}
     return Rows(pd.DataFrame(frame, index=range(int(keep.sum())), copy=False), keep, arrays, counts)
 
@@ -133,11 +135,11 @@ def _missing(series: nw.Series[Any]) -> BoolArray:
     return gaps
 
 
-def _column(series: nw.Series[Any], only_groups: bool) -> pd.Series:
+def _column(series: nw.Series[Any], only_groups: bool, only_times: bool) -> pd.Series:
     name = series.name
     values = _to_pandas(series).reset_index(drop=True)
     if isinstance(values.dtype, pd.CategoricalDtype):
-        used = values.cat.remove_unused_categories()
+        used = values if only_times else values.cat.remove_unused_categories()
         return used.cat.rename_categories(used.cat.categories.tolist())
     if values.dtype.kind == "O" or pd.api.types.is_string_dtype(values.dtype):
         values = _from_objects(values, name)
