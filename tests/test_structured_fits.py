@@ -116,9 +116,7 @@ MILK = [("milk_animal_ML", "sdMilk"), ("milk_animal_REML", "sdMilk"), ("milk_scs
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the pedigree data of pedigreemm may not be shipped")
-@pytest.mark.parametrize(
-    ("name", "response"), [("milk_animal_ML", "sdMilk"), ("milk_animal_REML", "sdMilk"), ("milk_scs_REML", "scs")]
-)
+@pytest.mark.parametrize(("name", "response"), MILK)
 def test_animal_model_of_pedigreemm(name, response):
     reference = next(r for r in json.loads((SHARED / "reference.json").read_text()) if r["id"] == name)
     pedigree = pd.read_csv(SHARED / "data" / "pedigreemm_pedCowsR.csv")
