@@ -17,7 +17,7 @@ from .banded import Banded, Entries
 from .engines import Pattern
 from .kernels.blocks import add_product, add_scaled, locate
 from .kernels.codes import pair_codes
-from .kernels.crossproducts import level_blocks, level_sums, pair_blocks, spread
+from .kernels.crossproducts import block_sums, spread
 from .terms import ModelSpec, RandomTerm, check_residual
 
 CONSTANT_DIGITS = 12  # a combination of columns of X that is one to so many decimals is a constant
@@ -59,7 +59,7 @@ class CrossProducts:
     """All that the criterion needs of the data, in the conditioned bases.
 
     blocks: Z'WZ, one entry for each pair of terms k >= l. Zxy[k]: (m, r, p+1) = Z_k'W[X y].
-    xy: (p+1, p+1) = [X y]'W[X y]. bases[k]: (r, r) lower triangular. rows[k]: mean rows a level.
+    xy: (p+1, p+1) = [X y]'W[X y]. bases[k]: (r, r) lower triangular.
     banded: where R has parameters, what makes the same with R^-1 in place of W; else None.
     """
 
@@ -215,7 +215,7 @@ class _Design:
         m, r = self.term.n_levels, self.term.n_effects
         if self.coded:
             out = np.zeros((m, r, V.shape[1]))
-            level_sums(self.term.Z, self.columns, self.weights, V, out)
+            block_sums(self.term.Z, self.columns, V, self.weights, out)
             return out
         return (self.sparse.T @ (self.weights[:, None] * V)).reshape(m, r, V.shape[1])
 
@@ -227,11 +227,11 @@ class _Design:
         if other is self:
             levels = np.arange(self.term.n_levels)
             values = np.zeros((len(levels), ra, ra))
-            level_blocks(self.term.Z, self.columns, self.weights, values)
+            block_sums(self.term.Z, self.columns, self.columns, self.weights, values)
             return Block(k, j, levels, levels, values)
         pair, row = pair_codes(self.term.Z, self.term.n_levels, other.term.Z, other.term.n_levels)
         values = np.zeros((len(row), ra, rb))
-        pair_blocks(pair, self.columns, other.columns, self.weights, values)
+        block_sums(pair, self.columns, other.columns, self.weights, values)
         return Block(k, j, self.term.Z[row], other.term.Z[row], values)
 
     def _cross_sparse(self, other: "_Design", k: int, j: int) -> Block:

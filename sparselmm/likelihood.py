@@ -10,7 +10,7 @@ needs no special case beyond a lift of T by 1e-4 where W_k is formed (`_lifted`)
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import scipy.linalg as sla
@@ -56,24 +56,6 @@ class Derivatives:
     cross_log_sigma2: FloatArray
     information_log_sigma2: float
     em: tuple[FloatArray, ...] = ()
-
-
-class Criterion(Protocol):
-    """What fitting and results ask of a likelihood, sparse or dense."""
-
-    spec: ModelSpec
-    parameters: Parameters
-    engine_name: str
-    engine_reason: str
-    flops: float
-    n_evaluations: int
-
-    def __call__(self, theta: FloatArray, *, reml: bool = True, sigma: float | None = None) -> Evaluation: ...
-    def derivatives(self, theta: FloatArray, *, reml: bool = True, sigma: float | None = None) -> Derivatives: ...
-    def vcov(self, theta: FloatArray, sigma: float) -> FloatArray: ...
-    def random_vcov(self, theta: FloatArray, sigma: float, *, prediction: bool) -> tuple[FloatArray, ...]: ...
-    @property
-    def kept(self) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)

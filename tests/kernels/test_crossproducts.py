@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sparselmm.kernels.crossproducts import level_blocks, level_sums, pair_blocks, spread
+from sparselmm.kernels.crossproducts import block_sums, spread
 
 RTOL = 1e-12  # the same sums in another order
 N, M = 50, 6
@@ -29,22 +29,22 @@ def close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=RTOL, atol=RTOL)
 
 
-def test_level_blocks(term):
+def test_blocks_of_levels(term):
     codes, columns, weights = term
     r, Z = columns.shape[1], design(codes, columns)
-    level_blocks(codes, columns, weights, out := np.zeros((M, r, r)))
+    block_sums(codes, columns, columns, weights, out := np.zeros((M, r, r)))
     dense = (Z.T * weights) @ Z
     for level in range(M):
         close(out[level], dense[level * r : (level + 1) * r, level * r : (level + 1) * r])
 
 
-def test_pair_blocks(term):
+def test_blocks_of_pairs(term):
     codes, columns, weights = term
     rng = np.random.default_rng(9)
     other, za, zb = rng.integers(0, 4, N), columns, rng.normal(size=(N, 2))
     pairs = sorted(set(zip(codes.tolist(), other.tolist(), strict=True)))
     pair = np.array([pairs.index(p) for p in zip(codes.tolist(), other.tolist(), strict=True)])
-    pair_blocks(pair, za, zb, weights, out := np.zeros((len(pairs), za.shape[1], 2)))
+    block_sums(pair, za, zb, weights, out := np.zeros((len(pairs), za.shape[1], 2)))
     dense = (design(codes, za).T * weights) @ design(other, zb, 4)
     blocks = dense.reshape(M, za.shape[1], 4, 2)
     for block, (i, j) in zip(out, pairs, strict=True):
@@ -53,10 +53,10 @@ def test_pair_blocks(term):
     assert not blocks.any()
 
 
-def test_level_sums(term):
+def test_sums_of_levels(term):
     codes, columns, weights = term
     V = np.random.default_rng(3).normal(size=(N, 4))
-    level_sums(codes, columns, weights, V, out := np.zeros((M, columns.shape[1], 4)))
+    block_sums(codes, columns, V, weights, out := np.zeros((M, columns.shape[1], 4)))
     close(out.reshape(-1, 4), design(codes, columns).T @ (weights[:, None] * V))
 
 
