@@ -3,11 +3,13 @@
 Nothing numerical is shared with `likelihood`: V is built, factorised and differentiated as in a textbook.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 
+from ._errors import EngineError
 from ._typing import FloatArray
 from .engines.dense import DenseEvaluation, DenseMarginal, check_memory
 from .likelihood import Derivatives, Evaluation
@@ -22,6 +24,12 @@ class DenseLikelihood:
     engine_name = "dense"
 
     def __init__(self, spec: ModelSpec):
+        for term in spec.terms:
+            if term.Q is not None and term.Q.null_dim:
+                raise EngineError(
+                    f"{term.describe()}: its precision is intrinsic, V has no inverse; use engine='cholmod'"
+                )
+        spec = spec if spec.S is None else replace(spec, X=np.hstack([spec.X, spec.S.toarray()]), S=None)
         check_memory(spec.n, spec.q + (0 if spec.residual is None else spec.n))
         self.spec, self.parameters = spec, Parameters(spec)
         self.flops = float(spec.n) ** 3
@@ -31,6 +39,11 @@ class DenseLikelihood:
         check_residual(y - spec.X @ np.linalg.lstsq(spec.X, y, rcond=None)[0], len(self.kept), spec)
         self._marginal = DenseMarginal(y, spec.X[:, self.kept], [_dense(t) for t in spec.terms], spec.weights)
         self.n_evaluations = 0
+
+    @property
+    def n_fixed(self) -> int:
+        """Coefficients that are estimated."""
+        return len(self.kept)
 
     def __call__(self, theta: FloatArray, *, reml: bool = True, sigma: float | None = None) -> Evaluation:
         """The criterion and the estimates at theta (k,)."""
@@ -67,6 +80,10 @@ class DenseLikelihood:
     def vcov(self, theta: FloatArray, sigma: float) -> FloatArray:
         """sigma^2 (X'V^-1X)^-1, (p, p)."""
         return self._evaluate(self.parameters.check(theta), (), True, sigma).vcov_beta
+
+    def fixed_variances(self, theta: FloatArray, sigma: float) -> FloatArray:
+        """Diagonal of `vcov`, (p,)."""
+        return np.diag(self.vcov(theta, sigma))
 
     def random_vcov(self, theta: FloatArray, sigma: float, *, prediction: bool) -> tuple[FloatArray, ...]:
         """Covariance of each level's effects, (m, r, r): conditional on beta as in lme4, or of b_hat - b."""

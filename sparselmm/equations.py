@@ -12,35 +12,14 @@ import numpy as np
 import scipy.linalg as sla
 import scipy.sparse as sp
 
-from ._typing import FloatArray, IntArray
+from ._typing import BoolArray, FloatArray, IntArray
 from .banded import Banded, Entries
 from .engines import Pattern
+from .fixed import Diffuse, FixedDesign, design_matrix, fixed_design
 from .kernels.blocks import add_product, add_scaled, locate
 from .kernels.codes import pair_codes
 from .kernels.crossproducts import block_sums, spread
 from .terms import ModelSpec, RandomTerm, check_residual
-
-CONSTANT_DIGITS = 12  # a combination of columns of X that is one to so many decimals is a constant
-RANK_TOLERANCE = 1e-7  # as R's lm: a column whose part outside the earlier ones is relatively smaller is dropped
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class FixedDesign:
-    """X = basis R on the kept columns, W-orthonormal: basis' W basis = I (so R'R = X'WX).
-
-    kept: indices of the kept columns of X, p of them. R: (p, p) upper triangular. start: (p,) the
-    least-squares coefficients that were taken off the response.
-    """
-
-    kept: IntArray
-    dropped: IntArray
-    R: FloatArray
-    start: FloatArray
-
-    @property
-    def logdet(self) -> float:
-        """log|X'WX|."""
-        return 2.0 * float(np.log(np.abs(np.diag(self.R))).sum())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +38,8 @@ class CrossProducts:
     """All that the criterion needs of the data, in the conditioned bases.
 
     blocks: Z'WZ, one entry for each pair of terms k >= l. Zxy[k]: (m, r, p+1) = Z_k'W[X y].
-    xy: (p+1, p+1) = [X y]'W[X y]. bases[k]: (r, r) lower triangular.
+    xy: (p+1, p+1) = [X y]'W[X y]. bases[k]: (r, r) lower triangular. Where the model has sparse fixed effects D, they
+    stand behind the terms as one more.
     banded: where R has parameters, what makes the same with R^-1 in place of W; else None.
     """
 
@@ -80,51 +60,6 @@ class CrossProducts:
         return replace(self, blocks=tuple(blocks), Zxy=tuple(Zxy), xy=xy)
 
 
-def fixed_design(X: FloatArray, weights: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
-    """Kept columns, dropped columns and R with R'R = X'WX: the later of dependent columns is dropped.
-
-    QR of the whole X first; dependence is then judged on its p x p factor, in the order of the columns
-    (LINPACK dqrdc2's limited pivoting, which R uses).
-    """
-    p = X.shape[1]
-    size = np.abs(X).max(axis=0, initial=0.0)
-    size[size == 0.0] = 1.0
-    full = sla.qr((X / size) * np.sqrt(weights)[:, None], mode="r", check_finite=False)[0][:p]
-    norms = np.linalg.norm(full, axis=0)
-    Q = np.zeros((len(full), 0))
-    kept: list[int] = []
-    for j in range(p):
-        rest = full[:, j]
-        for _ in range(2):
-            rest = rest - Q @ (Q.T @ rest)
-        if np.linalg.norm(rest) > RANK_TOLERANCE * norms[j]:
-            kept.append(j)
-            Q = np.column_stack([Q, rest / np.linalg.norm(rest)])
-    kept_array = np.array(kept, dtype=np.int64)
-    R = np.linalg.qr(full[:, kept_array], mode="r") * size[kept_array]
-    return kept_array, np.setdiff1d(np.arange(p), kept_array), R
-
-
-def _residualise(
-    y: FloatArray, X: FloatArray, basis: FloatArray, R: FloatArray, weights: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """y less its projection on X = basis R, twice (the second pass takes what rounding left), and the coefficients.
-
-    Where X spans a constant, the mean goes first: y = 1e9 + noise loses it exactly, where a product with the
-    basis would round every row differently.
-    """
-    size = np.abs(X).max(axis=0)
-    one = np.round(sla.solve_triangular(R, basis.T @ weights) * size, CONSTANT_DIGITS) / size
-    spanned = np.abs(X @ one - 1.0).max() < 10.0**-CONSTANT_DIGITS
-    shift = float(y.mean()) if spanned else 0.0
-    y, coefficients = y - shift, shift * one
-    for _ in range(2):
-        step = basis.T @ (weights * y)
-        y = y - basis @ step
-        coefficients = coefficients + sla.solve_triangular(R, step)
-    return y, coefficients
-
-
 def effect_basis(gram: FloatArray) -> FloatArray:
     """Lower triangular A with A'A = gram (r x r), so that Z A^-1 has orthonormal columns."""
     flip = gram[::-1, ::-1]
@@ -139,14 +74,10 @@ def effect_basis(gram: FloatArray) -> FloatArray:
 def cross_products(spec: ModelSpec) -> CrossProducts:
     """One pass over the rows of `spec` for each pair of terms. ModelError where X leaves nothing over."""
     weights = np.ones(spec.n) if spec.weights is None else spec.weights
-    kept, dropped, R = fixed_design(spec.X, weights)
-    basis = sla.solve_triangular(R, spec.X[:, kept].T, trans="T").T
-    y = spec.y if spec.offset is None else spec.y - spec.offset
-    y, start = _residualise(y, spec.X[:, kept], basis, R, weights)
-    check_residual(y, len(kept), spec)
+    fixed, basis, y = fixed_design(spec, weights)
+    check_residual(y, fixed.n_columns, spec)
     V = np.column_stack([basis, y])
-    designs = [_Design(term, weights) for term in spec.terms]
-    fixed = FixedDesign(kept, dropped, R, start)
+    designs = [_Design(term, weights) for term in all_terms(spec, fixed)]
     bases, sum_log_weights = tuple(d.basis for d in designs), float(np.log(weights).sum())
     if spec.residual is not None:
         root = np.sqrt(weights)
@@ -173,6 +104,15 @@ def _banded_products(banded: Banded) -> tuple[tuple[Block, ...], tuple[FloatArra
     return tuple(blocks), tuple(Zxy), xy
 
 
+def all_terms(spec: ModelSpec, fixed: FixedDesign) -> tuple[RandomTerm, ...]:
+    """The terms of a model; its sparse fixed effects, if any, as one more."""
+    return spec.terms if fixed.diffuse is None else (*spec.terms, _as_term(fixed.diffuse))
+
+
+def _as_term(diffuse: Diffuse) -> RandomTerm:
+    return RandomTerm(diffuse.D, name="fixed effects")
+
+
 class _Design:
     """Z of one term in its conditioned basis: codes with columns, or a sparse matrix."""
 
@@ -196,10 +136,7 @@ class _Design:
         """n x (m r)."""
         if not self.coded:
             return self.sparse
-        n, r = self.columns.shape
-        cols = self.term.Z[:, None] * r + np.arange(r)
-        indptr = np.arange(n + 1) * r
-        return sp.csr_array((self.columns.ravel(), cols.ravel(), indptr), shape=(n, self.term.n_random))
+        return design_matrix(replace(self.term, columns=self.columns))
 
     def entries(self, scale: FloatArray) -> Entries:
         """Rows of Z times scale (n,)."""
@@ -268,14 +205,14 @@ class Equations:
 
     def __init__(self, spec: ModelSpec, products: CrossProducts | None = None):
         self.products = cross_products(spec) if products is None else products
-        self.terms = spec.terms
-        self.offsets = np.concatenate([[0], np.cumsum([t.n_random for t in spec.terms])]).astype(np.int64)
-        self.pairs = [_level_pairs(t) for t in spec.terms]
+        self.terms = all_terms(spec, self.products.fixed)
+        self.offsets = np.concatenate([[0], np.cumsum([t.n_random for t in self.terms])]).astype(np.int64)
+        self.pairs = [_level_pairs(t) for t in self.terms]
         places = [self._entries(b) for b in self.products.blocks]
         self._wanted = [self._between(k, *pairs) for k, pairs in enumerate(self.pairs)]
-        self.pattern = _pattern([*places, *self._wanted], self.q)
+        self.pattern = _pattern([*places, *self._wanted, *self._null_entries()], self.q)
         self._dest = [destinations(self.pattern, rows, cols) for rows, cols in places]
-        inner = [np.arange(t.n_effects) for t in spec.terms]
+        inner = [np.arange(t.n_effects) for t in self.terms]
         self._unit = [
             destinations(self.pattern, rows[:, i, i], cols[:, i, i])
             for (rows, cols), i in zip(self._wanted, inner, strict=True)
@@ -283,8 +220,48 @@ class Equations:
 
     @property
     def q(self) -> int:
-        """Random effects."""
+        """Columns of M: random effects, and sparse fixed ones."""
         return int(self.offsets[-1])
+
+    @property
+    def q_marginal(self) -> int:
+        """Leading columns of M that the likelihood integrates out: all but the user's sparse fixed effects."""
+        return self.q - self.products.fixed.n_sparse
+
+    def null_space(self, k: int) -> sp.csc_array | None:
+        """N of term k at D's columns of length one, (m r, d); None where its Q has no null space."""
+        diffuse, Q = self.products.fixed.diffuse, self.terms[k].Q
+        if diffuse is None or Q is None or not Q.null_dim:
+            return None
+        return sp.csc_array(diffuse.null_space(k, self.terms[k]) @ sp.diags_array(1.0 / diffuse.size))
+
+    def null_incidence(self, k: int) -> tuple[IntArray, IntArray]:
+        """Levels of term k and the directions of its null space that they have a part in."""
+        level, direction = self._by_level(k).nonzero()
+        return level.astype(np.int64), direction.astype(np.int64)
+
+    def null_meetings(self, k: int) -> sp.csc_array:
+        """Which directions of term k's null space share a level, (d, d), the lower triangle."""
+        by_level = self._by_level(k)
+        return sp.csc_array(sp.tril(by_level.T @ by_level))
+
+    def _by_level(self, k: int) -> sp.csc_array:
+        """|N| summed over the effects of each level, (m, d)."""
+        N, r = self.null_space(k), self.terms[k].n_effects
+        assert N is not None
+        return sp.csc_array(sum((abs(N[a::r]) for a in range(1, r)), start=abs(N[0::r])))
+
+    def _null_entries(self) -> list[tuple[IntArray, IntArray]]:
+        """Entries of M between a level and the directions of its null space, and among these: for their variances."""
+        out = []
+        for k, term in enumerate(self.terms):
+            if self.null_space(k) is not None:
+                level, direction = self.null_incidence(k)
+                effects = self.offsets[k] + level[:, None] * term.n_effects + np.arange(term.n_effects)
+                out.append((np.repeat(self.offsets[-2] + direction, term.n_effects), effects.ravel()))
+                one, two = (x.astype(np.int64) for x in self.null_meetings(k).nonzero())
+                out.append((self.offsets[-2] + one, self.offsets[-2] + two))
+        return out
 
     def fill(self, products: CrossProducts, T: list[FloatArray], Q: list[FloatArray]) -> FloatArray:
         """Values (nnz,) of M; T[k] in the conditioned basis, Q[k] the precision's values on `pairs[k]`."""
@@ -292,6 +269,13 @@ class Equations:
         for dest, Qk in zip(self._unit, Q, strict=True):
             values[dest] += Qk[:, None]
         return values
+
+    def leading(self, q: int) -> tuple[Pattern, BoolArray]:
+        """The pattern of the first q rows and columns, and which of M's values (nnz,) are in it."""
+        rows, cols = self.places()
+        inside = (rows < q) & (cols < q)
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(cols[inside], minlength=q))]).astype(np.int64)
+        return Pattern(indptr, rows[inside]), inside
 
     def scaled_gram(self, products: CrossProducts, T: list[FloatArray]) -> FloatArray:
         """Values (nnz,) of Lambda'Z'WZ Lambda."""
@@ -392,7 +376,10 @@ def destinations(pattern: Pattern, rows: IntArray, cols: IntArray) -> IntArray:
 
 def fitted_values(spec: ModelSpec, beta: FloatArray, b: list[FloatArray]) -> FloatArray:
     """X beta + offset + Z b, (n,); NaN coefficients (dropped columns) count as zero; b[k] is (m, r)."""
-    out = spec.X @ np.nan_to_num(beta)
+    coefficients, p = np.nan_to_num(beta), spec.X.shape[1]
+    out = spec.X @ coefficients[:p]
+    if spec.S is not None:
+        out = out + spec.S @ coefficients[p:]
     if spec.offset is not None:
         out = out + spec.offset
     for term, effects in zip(spec.terms, b, strict=True):

@@ -18,13 +18,16 @@ import scipy.sparse as sp
 
 from ._errors import EngineError, ModelError
 from ._typing import FloatArray, IntArray
+from .coefficients import Coefficients, EffectErrors, Inverse
 from .engines import Engine, make_engine
 from .equations import CrossProducts, Equations, destinations, sparse_pattern
+from .marginal import Marginal
 from .parameters import Parameters
 from .residual_score import SolvedEquations, residual_score, residual_variates
 from .structures.base import semidefinite_cholesky
 from .terms import ModelSpec
 
+LARGEST_VCOV = 20_000  # coefficients: their covariance matrix is dense
 LIFT = 1e-4  # smallest singular value of T sqrt(rows a level) where W is formed: errors of 1e-8 both ways
 
 
@@ -92,6 +95,8 @@ class Likelihood:
         self.engine_name, self.engine_reason, self.flops = self.engine.name, self.engine.reason, self.engine.flops
         self.n_evaluations = 0
         self._precision_engines: dict[int, tuple[Engine, IntArray]] = {}
+        self.coefficients = Coefficients(self.equations)
+        self._marginal: Marginal | None = None if spec.S is None else Marginal(self.equations, engine)
         self._solved: Solution | None = None
         self._derived: tuple[tuple[bytes, bool, float | None], Derivatives] | None = None
         self._held: list[FloatArray] | None = None
@@ -101,28 +106,45 @@ class Likelihood:
 
     @property
     def kept(self) -> Any:
-        """Columns of X that are in the model."""
+        """Columns of X (and behind them of S) that are in the model."""
         return self.products.fixed.kept
 
+    @property
+    def n_fixed(self) -> int:
+        """Estimated directions without a prior: coefficients, and what they leave of null spaces."""
+        return self.products.fixed.n_columns
+
     def degrees(self, reml: bool) -> int:
-        """nu, the divisor of sigma^2: n for ML, n - p for REML."""
-        return self.products.n - (len(self.kept) if reml else 0)
+        """nu, the divisor of sigma^2: n for ML, n - p for REML, less the dimension of null spaces for both."""
+        fixed = self.products.fixed
+        return self.products.n - (fixed.n_columns if reml else fixed.n_null)
 
     def __call__(self, theta: FloatArray, *, reml: bool = True, sigma: float | None = None) -> Evaluation:
         """The criterion and the estimates at theta (k,)."""
         solution, fixed, nu = self.solution(theta), self.products.fixed, self.degrees(reml)
         if not solution.r2 > 0.0:
             raise ModelError("the residual sum of squares is zero: the model fits the response exactly")
-        logdet = solution.logdet_M - self._logdet_Q(solution.theta) - self.products.sum_log_weights
+        logdet = self._logdet_M(solution, reml) - self._logdet_Q(solution.theta) - self.products.sum_log_weights
         if self.spec.residual is not None:
             logdet += self.spec.residual.logdet(self._residual_part(solution.theta))
         if reml:
-            logdet += 2.0 * float(np.log(np.diag(solution.RX)).sum()) + fixed.logdet
+            logdet += 2.0 * float(np.log(np.diag(solution.RX)).sum()) + fixed.logdet + fixed.logdet_share
         sigma2 = solution.r2 / nu if sigma is None else sigma**2
         deviance = logdet + nu * np.log(2 * np.pi * sigma2) + solution.r2 / sigma2
-        beta = fixed.start + sla.solve_triangular(fixed.R, solution.beta)
-        b = tuple(x[:, :, 0] for x in self._effects(solution))
+        beta, b = self.coefficients.estimates(solution.beta, solution.v, self._own_factors(solution.theta))
         return Evaluation(solution.theta, float(deviance), float(np.sqrt(sigma2)), solution.r2, beta, b)
+
+    def _logdet_M(self, solution: Solution, reml: bool) -> float:
+        """log|M|; under ML without the user's sparse fixed effects."""
+        fixed = self.products.fixed
+        if reml or self._marginal is None:
+            return solution.logdet_M + fixed.logdet_diffuse()
+        return self._marginal_engine(solution).logdet() + fixed.logdet_diffuse(fixed.n_null)
+
+    def _marginal_engine(self, solution: Solution) -> Engine:
+        """The engine holding M without the user's sparse fixed effects."""
+        assert self._marginal is not None
+        return self._marginal.at(self._values(solution.theta, solution.products, solution.T))
 
     def solution(self, theta: FloatArray) -> Solution:
         """The equations solved at theta; the last one is kept."""
@@ -140,8 +162,9 @@ class Likelihood:
 
     def factors(self, theta: FloatArray) -> list[FloatArray]:
         """T_k in the conditioned bases."""
-        pairs = zip(self.products.bases, self._own_factors(theta), strict=True)
-        return [np.ascontiguousarray(basis @ T) for basis, T in pairs]
+        own = self._own_factors(theta)
+        own += [np.eye(1) for _ in self.products.bases[len(own) :]]  # sparse fixed effects as they are
+        return [np.ascontiguousarray(basis @ T) for basis, T in zip(self.products.bases, own, strict=True)]
 
     def precisions(self, theta: FloatArray) -> list[FloatArray]:
         """Values of each Q on its pattern; ones where levels are independent."""
@@ -156,7 +179,7 @@ class Likelihood:
         return sum(t.n_effects * Q.logdet(theta[part]) for t, Q, part in triples if Q is not None)
 
     def _solve(self, theta: FloatArray, products: CrossProducts, T: list[FloatArray]) -> Solution:
-        p = len(self.kept)
+        p = self.products.fixed.p
         self._factorize(theta, products, T)
         B = self.equations.right_side(products, T)
         E = self.engine.solve(B)
@@ -174,14 +197,14 @@ class Likelihood:
         """M at T and the products and precisions of theta, unless the engine holds just that."""
         if T is not self._held:
             self._held = None
-            self.engine.factorize(self.equations.fill(products, T, self.precisions(theta)))
+            self.engine.factorize(self._values(theta, products, T))
             self._held = T
             self.n_evaluations += 1
 
-    def _effects(self, solution: Solution) -> list[FloatArray]:
-        """b = T v, in the effects' own units, (m, r, 1) for each term."""
-        v = self.equations.split(solution.v)
-        return [T @ vk for T, vk in zip(self._own_factors(solution.theta), v, strict=True)]
+    def _values(self, theta: FloatArray, products: CrossProducts, T: list[FloatArray]) -> FloatArray:
+        """Values of M; those of Q are zero for effects without a prior."""
+        Q = self.precisions(theta)
+        return self.equations.fill(products, T, [*Q, *(np.zeros(t.n_levels) for t in self.equations.terms[len(Q) :])])
 
     def _own_factors(self, theta: FloatArray) -> list[FloatArray]:
         """T_k in the effects' own units."""
@@ -200,12 +223,12 @@ class Likelihood:
         sigma2 = solution.r2 / nu if sigma is None else sigma**2
         parameters = self.parameters
         near = self._off_edge(solution)
-        selected = self._selected(near)
+        selected = self._selected(near, reml)
         spread = self._second_moments(near, reml, sigma2, selected)
         gradient, curvature = np.zeros(parameters.count), np.zeros((parameters.count, parameters.count))
         gradients, em = [], []
-        for k, T in enumerate(near.T):
-            m, part = self.spec.terms[k].n_levels, parameters.slices[k]
+        for k, part in enumerate(parameters.slices):
+            m, T = self.spec.terms[k].n_levels, near.T[k]
             S = spread(k, self.precisions(solution.theta)[k])
             inverse = np.linalg.inv(T)
             W = inverse.T @ (m * np.eye(len(T)) - S) @ inverse
@@ -243,7 +266,8 @@ class Likelihood:
 
     def _off_edge(self, solution: Solution) -> Solution:
         """The same solution, or one with T lifted off the edge, where W can be formed."""
-        lifted = [self._lifted(k, T) for k, T in enumerate(solution.T)]
+        random = len(self.spec.terms)
+        lifted = [*(self._lifted(k, T) for k, T in enumerate(solution.T[:random])), *solution.T[random:]]
         at_edge = any(a is not b for a, b in zip(lifted, solution.T, strict=True))
         return self._solve(solution.theta, solution.products, lifted) if at_edge else solution
 
@@ -272,12 +296,18 @@ class Likelihood:
         """N (q, p) with (C^-1)_vv = M^-1 + N N'."""
         return sla.solve_triangular(solution.RX, solution.E[:, : len(solution.beta)].T, lower=True).T
 
-    def _selected(self, solution: Solution) -> "Selected":
-        """(rows, cols) on the pattern -> entries of M^-1: all of them at once where R has parameters."""
-        self._factorize(solution.theta, solution.products, solution.T)
-        if self.parameters.residual is None:
-            return self.engine.selected_inverse
-        return self.equations.find(self.engine.selected_inverse(*self.equations.places()))
+    def _selected(self, solution: Solution, reml: bool) -> "Selected":
+        """(rows, cols) on the pattern -> entries of M^-1: all of them at once where R has parameters.
+
+        Under ML the user's sparse fixed effects are taken as known: M without them, and zeros at their place.
+        """
+        if self._marginal is not None and not reml:
+            self._marginal_engine(solution)
+            selected = self._marginal.selected_inverse
+        else:
+            self._factorize(solution.theta, solution.products, solution.T)
+            selected = self.engine.selected_inverse
+        return selected if self.parameters.residual is None else self.equations.find(selected(*self.equations.places()))
 
     def _average_information(
         self, solution: Solution, gradients: list[FloatArray], sigma2: float
@@ -285,6 +315,7 @@ class Likelihood:
         """AI_ij = f_i'P f_j/sigma^2 and f_i'Py/sigma^2, f_i = dV_i Py = Z c_i (Gilmour, Thompson & Cullis 1995)."""
         p, w = len(solution.beta), self._score_effects(solution)
         C = [self._working_effects(k, solution, w[k][:, :, 0], dG) for k, dG in enumerate(gradients)]
+        C += [np.zeros((*x.shape[:2], self.parameters.count)) for x in w[len(C) :]]
         F = self.equations.gram_times(solution.products, C)
         c, count = self._stack(C, self.parameters.count), self.parameters.count
         g = self._stack([Zxy[:, :, :p] for Zxy in solution.products.Zxy], p).T @ c
@@ -356,27 +387,62 @@ class Likelihood:
         return [r - zb for r, zb in zip(right, self.equations.gram_times(solution.products, b), strict=True)]
 
     def vcov(self, theta: FloatArray, sigma: float) -> FloatArray:
-        """sigma^2 (X'V^-1X)^-1 of the kept coefficients, (p, p)."""
-        solution, R = self.solution(theta), self.products.fixed.R
-        half = sla.solve_triangular(solution.RX, np.linalg.inv(R).T if len(R) else R, lower=True)
-        return sigma**2 * half.T @ half
+        """Covariance of the kept coefficients, sigma^2 (X'V^-1X)^-1, (p, p); ModelError where p is very large."""
+        solution, p = self.solution(theta), len(self.kept)
+        if p > LARGEST_VCOV:
+            raise ModelError(f"vcov of {p:,} coefficients has {p**2:,} entries; fixef_se has the standard errors")
+        K = self.coefficients.functionals(np.eye(p), (), self._own_factors(solution.theta))
+        return np.asarray(sigma**2 * self.inverse(theta).covariance(*K))
+
+    def inverse(self, theta: FloatArray) -> Inverse:
+        """C^-1 at theta: over sigma^2 the covariance of v_hat - v and beta_hat, until another theta is asked for."""
+        solution = self.solution(theta)
+        self._factorize(solution.theta, solution.products, solution.T)
+        return Inverse(self.engine.solve, solution.E[:, : len(solution.beta)], solution.RX)
+
+    def fixed_variances(self, theta: FloatArray, sigma: float) -> FloatArray:
+        """Diagonal of `vcov`, (p,), without the rest of it."""
+        solution, sparse = self.solution(theta), self.products.fixed.n_sparse
+        dense = len(self.kept) - sparse
+        K = self.coefficients.functionals(np.eye(dense, len(self.kept)), (), self._own_factors(solution.theta))
+        out = self.inverse(theta).variances(*K)
+        if sparse:
+            out = np.append(out, self._sparse_variances(solution, sparse))
+        return np.asarray(sigma**2 * out)
+
+    def _sparse_variances(self, solution: Solution, count: int) -> FloatArray:
+        """Variances over sigma^2 of the user's sparse coefficients, from the selected inverse."""
+        diffuse = self.products.fixed.diffuse
+        assert diffuse is not None
+        places = np.arange(self.equations.q - count, self.equations.q)
+        diagonal = self._selected(solution, True)(places, places) + (self._fixed_part(solution)[places] ** 2).sum(
+            axis=1
+        )
+        return np.asarray(diagonal / diffuse.size[diffuse.n_null :] ** 2)
 
     def random_vcov(self, theta: FloatArray, sigma: float, *, prediction: bool) -> tuple[FloatArray, ...]:
         """Covariance of each level's effects, (m, r, r): given beta, as in lme4, or of b_hat - b (Henderson)."""
-        solution = self.solution(theta)
-        joined = zip(self.equations.level_blocks(self._selected(solution)), self.equations.pairs, strict=True)
-        blocks = [block[first == second] for block, (first, second) in joined]
-        extra = self.equations.split(self._fixed_part(solution)) if prediction else []
+        solution, own = self.solution(theta), self._own_factors(theta)
+        selected = self._selected(solution, prediction)
+        low_rank = self._fixed_part(solution)[:, : None if prediction else 0]
+        blocks, extra = self.equations.level_blocks(selected), self.equations.split(low_rank)
+        solve = self.engine.solve if prediction or self._marginal is None else self._marginal.solve
         out = []
-        for k, (T, block) in enumerate(zip(self._own_factors(solution.theta), blocks, strict=True)):
-            total = block + extra[k] @ extra[k].transpose(0, 2, 1) if prediction else block
+        for k, (T, (first, second)) in enumerate(zip(own, self.equations.pairs, strict=False)):
+            if self.equations.null_space(k) is not None:
+                at = EffectErrors(selected, solve, low_rank, not prediction)
+                out.append(sigma**2 * self.coefficients.effect_covariances(k, own, at))
+                continue
+            total = blocks[k][first == second] + extra[k] @ extra[k].transpose(0, 2, 1)
             out.append(sigma**2 * T @ total @ T.T)
         return tuple(out)
 
     def scaling(self) -> FloatArray:
         """Matrix S (k, k), x = S theta: coordinates of order one for an optimiser."""
         out = np.eye(self.parameters.count)
-        for s, basis, part in zip(self.parameters.structures, self.products.bases, self.parameters.slices, strict=True):
+        for s, basis, part in zip(
+            self.parameters.structures, self.products.bases, self.parameters.slices, strict=False
+        ):
             out[part, part] = s.scaling(basis)
         return out
 

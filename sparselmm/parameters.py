@@ -9,6 +9,7 @@ from ._errors import ModelError
 from ._typing import FloatArray
 from .structures import Covariance, Precision
 from .structures.base import Residual
+from .structures.intrinsic import proper
 from .terms import ModelSpec
 
 
@@ -17,7 +18,7 @@ class Parameters:
 
     def __init__(self, spec: ModelSpec):
         self.structures: list[Covariance] = [t.covariance for t in spec.terms]
-        self.precisions: list[Precision | None] = [t.Q for t in spec.terms]
+        self.precisions: list[Precision | None] = [proper(t.Q) for t in spec.terms]
         self.slices: list[slice] = []
         self.rho_slices: list[slice] = []
         self.count = 0

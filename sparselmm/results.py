@@ -41,7 +41,8 @@ class Fit:
     @property
     def fixef_se(self) -> pd.Series:
         """Standard errors of the fixed effects, sqrt of the diagonal of `vcov`."""
-        return self._by_coefficient(np.sqrt(np.diag(self._vcov())))
+        theta = self.estimate.evaluation.theta
+        return self._by_coefficient(np.sqrt(self.likelihood.fixed_variances(theta, self.sigma)))
 
     @property
     def vcov(self) -> pd.DataFrame:
@@ -77,8 +78,8 @@ class Fit:
 
     @property
     def n_params(self) -> int:
-        """Estimated parameters: fixed effects, variance parameters and sigma that were not held."""
-        return len(self.likelihood.kept) + self.likelihood.parameters.count + 1 - len(self.estimate.held)
+        """Estimated parameters: fixed effects, directions without a prior, variance parameters and sigma not held."""
+        return self.likelihood.n_fixed + self.likelihood.parameters.count + 1 - len(self.estimate.held)
 
     @property
     def aic(self) -> float:

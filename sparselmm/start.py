@@ -20,9 +20,11 @@ def moment_ratios(likelihood: Likelihood) -> list[FloatArray]:
     sizes = [t.n_effects for t in likelihood.spec.terms]
     ends = np.cumsum(sizes)
     place = [slice(end - r, end) for end, r in zip(ends, sizes, strict=True)]
-    last, p = int(ends[-1]), len(likelihood.kept)
+    last, p = int(ends[-1]), products.fixed.p
     A, u = np.zeros((last + 1, last + 1)), np.zeros(last + 1)
     for b in products.blocks:
+        if b.row_term >= len(sizes):  # the sparse fixed effects, already taken off the response
+            continue
         row, col = place[b.row_term], place[b.col_term]
         squares = (b.values**2).sum(axis=0)
         A[row, col] += squares
@@ -31,8 +33,8 @@ def moment_ratios(likelihood: Likelihood) -> list[FloatArray]:
             continue
         A[row, last] += np.diag(b.values[b.rows == b.cols].sum(axis=0))
     A[last, :last] = A[:last, last]
-    A[last, last] = products.n - p
-    for where, Zxy in zip(place, products.Zxy, strict=True):
+    A[last, last] = products.n - products.fixed.n_columns
+    for where, Zxy in zip(place, products.Zxy, strict=False):
         u[where] = (Zxy[:, :, p] ** 2).sum(axis=0)
     u[last] = products.xy[p, p]
     scale = 1.0 / np.sqrt(np.diag(A))
@@ -57,5 +59,5 @@ def starting_theta(likelihood: Likelihood, *, reml: bool) -> tuple[FloatArray, i
 
 def _nearest(likelihood: Likelihood, roots: list[FloatArray]) -> FloatArray:
     """theta from roots of G in the conditioned bases."""
-    pairs = zip(likelihood.products.bases, roots, strict=True)
+    pairs = zip(likelihood.products.bases, roots, strict=False)
     return likelihood.parameters.start([np.linalg.solve(basis, root).astype(np.float64) for basis, root in pairs])

@@ -81,11 +81,6 @@ class RandomTerm:
         if len(effects) != r:
             raise ModelError(f"term '{self.name}': {len(effects)} names in effects=, but columns= has {r} effects")
         self._put("effects", effects)
-        if self.Q is not None and self.Q.null_dim:
-            raise ModelError(
-                f"term '{self.name}': its precision has a null space of dimension {self.Q.null_dim}; intrinsic "
-                "precisions (random walks, groups of unknown parents) cannot be fitted yet"
-            )
         if self.Q is not None and m != self.Q.n_levels:
             raise ModelError(f"term '{self.name}': Z is for {m} levels, its precision for {self.Q.n_levels}")
         self._put("n_levels", m)
@@ -150,6 +145,7 @@ class ModelSpec:
     """Everything that defines a model; the only thing that the equations see.
 
     y: (n,) response, before the offset is taken off. X: (n, p). weights, offset: (n,) or None.
+    S: (n, s) sparse matrix of further fixed effects, named behind those of X; None where all are dense.
     residual: R beside the weights, None for independent residuals of one variance.
     encoding: what the formula layer needs to encode new rows the same way (None from arrays).
     """
@@ -165,9 +161,17 @@ class ModelSpec:
     n_dropped: int = 0
     encoding: Any = None
     residual: Residual | None = None
+    S: Any = None
 
     def __post_init__(self) -> None:
+        if self.S is not None:
+            object.__setattr__(self, "S", sp.csc_array(self.S, dtype=np.float64))
         _check_spec(self)
+
+    @property
+    def design(self) -> Any:
+        """All fixed effects side by side: X, or sparse [X S]."""
+        return self.X if self.S is None else sp.csr_array(sp.hstack([sp.csr_array(self.X), self.S]))
 
     @property
     def n(self) -> int:
@@ -248,7 +252,11 @@ def _check_spec(spec: ModelSpec) -> None:
     n = len(spec.y)
     if n == 0:
         raise DataError("there are no rows to fit")
-    lengths = {"X": len(spec.X)} | {f"term '{t.name}'": t.n_rows for t in spec.terms}
+    lengths = (
+        {"X": len(spec.X)}
+        | ({} if spec.S is None else {"S": spec.S.shape[0]})
+        | {f"term '{t.name}'": t.n_rows for t in spec.terms}
+    )
     if spec.residual is not None:
         lengths[f"residual {spec.residual.label}"] = spec.residual.n_rows
     lengths |= {k: len(v) for k, v in (("weights", spec.weights), ("offset", spec.offset)) if v is not None}
@@ -273,6 +281,8 @@ def _check_finite(spec: ModelSpec) -> None:
             bad = int((~np.isfinite(values)).sum())
             label = f"response '{spec.response}'" if what == "response" else what
             raise DataError(f"{label}: {bad} of {len(values)} values are infinite or missing; drop or mend these rows")
+    if spec.S is not None and not np.isfinite(spec.S.data).all():
+        raise DataError("the sparse fixed effects have infinite or missing values; drop or mend these rows")
     if not np.isfinite(spec.X).all():
         j = int(np.argmin(np.isfinite(spec.X).all(axis=0)))
         raise DataError(f"fixed effect '{spec.fixed_names[j]}' has infinite or missing values; drop or mend these rows")

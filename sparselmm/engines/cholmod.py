@@ -160,6 +160,13 @@ class Cholmod:
     def logdet(self) -> float:
         return self._logdet
 
+    def pivots(self) -> FloatArray:
+        """Squared diagonal of L, (q,), each at its row of M: what is left of it after the rows eliminated before."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            L = self._factor.lower()
+        return np.asarray(L.diagonal()[self._inverse_perm] ** 2)
+
     def selected_inverse(self, rows: IntArray, cols: IntArray) -> FloatArray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

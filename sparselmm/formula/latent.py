@@ -10,7 +10,7 @@ import pandas as pd
 from .._errors import DataError, ModelError
 from .._typing import AnyArray, FloatArray, IntArray
 from ..structures import Kronecker, Precision
-from ..structures.latent import LevelWord, SeriesWord, latent_words
+from ..structures.latent import LevelWord, SeriesWord, latent_words, states_with_knots
 from ..terms import GroupingFactor, RandomTerm
 from .design import Design, evaluate, make_design, read_terms
 from .groups import GroupCoder, code_new_rows
@@ -87,7 +87,8 @@ class LatentBuilder:
             raise bar.error(f"{bar.word}() has no option '{unknown[0]}'; {known}")
         options = {name: self._object(expr) for name, expr in bar.options}
         values = time_values(*key, self.frame, self.context)
-        states = how.states(values, series, 1 if levels is None else levels.n_levels, label)
+        n_series = 1 if levels is None else levels.n_levels
+        states = states_with_knots(how, values, series, n_series, label, options.pop("knots", None))
         return label, key, how.make(states, options), states.codes, states.times, states.series
 
     def _time(self, bar: Bar) -> tuple[str, tuple[Expr, str]]:

@@ -192,10 +192,14 @@ class PedigreePrecision(FixedPrecision):
         super().__init__(pattern, values, logdet, null_dim=Q.shape[1])
         self._contributions = Q
 
-    def null_space(self) -> FloatArray:
+    def null_space(self) -> sp.csc_array:
         """An orthonormal basis, (n_levels, null_dim)."""
         basis, _ = np.linalg.qr(np.vstack([self._contributions, np.eye(self.null_dim)]))
-        return np.asarray(basis)
+        return sp.csc_array(basis)
+
+    def pins(self) -> IntArray:
+        """The groups."""
+        return np.arange(self.n_levels - self.null_dim, self.n_levels)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,6 +6,7 @@ Unit scale: innovation variance 1 per unit of time, as of a Wiener process (rw1)
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from .._typing import FloatArray, IntArray
 from ..kernels.series import band_pattern, checked_lengths, places, series_gaps
@@ -30,9 +31,13 @@ class RW1(FixedPrecision):
         logdet = np.log(self.lengths).sum() - np.log(d).sum()
         super().__init__(band_pattern(self.lengths, 1), values, logdet, null_dim=len(self.lengths))
 
-    def null_space(self) -> FloatArray:
-        """(m, 1): 1/sqrt(T); each series' part of the column is one vector of the orthonormal basis."""
-        return np.repeat(self.lengths**-0.5, self.lengths)[:, None]
+    def null_space(self) -> sp.csc_array:
+        """(m, n_series), orthonormal: 1/sqrt(T) on each series."""
+        return by_series(np.repeat(self.lengths**-0.5, self.lengths)[:, None], self.lengths)
+
+    def pins(self) -> IntArray:
+        """The first state of each series."""
+        return np.flatnonzero(places(self.lengths) == 0)
 
 
 class RW2(FixedPrecision):
@@ -61,12 +66,17 @@ class RW2(FixedPrecision):
         logdet = np.log(self.lengths[several] * spread).sum() - 2 * np.log(gaps).sum() - np.log((c + d) / 2).sum()
         super().__init__(band_pattern(self.lengths, 2), values, logdet, null_dim=int(np.minimum(self.lengths, 2).sum()))
 
-    def null_space(self) -> FloatArray:
-        """(m, 2): 1/sqrt(T) and the centred times, of length 1 in every series (zero where T = 1)."""
+    def null_space(self) -> sp.csc_array:
+        """(m, null_dim), orthonormal: 1/sqrt(T) and the centred times of each series (the first only where T = 1)."""
         t = self._centred()
         size = np.sqrt(self._sum(t * t))
         scale = np.divide(1.0, size, out=np.zeros(len(size)), where=size > 0)
-        return np.column_stack([np.repeat(self.lengths**-0.5, self.lengths), t * np.repeat(scale, self.lengths)])
+        columns = np.column_stack([np.repeat(self.lengths**-0.5, self.lengths), t * np.repeat(scale, self.lengths)])
+        return by_series(columns, self.lengths)
+
+    def pins(self) -> IntArray:
+        """The first two states of each series."""
+        return np.flatnonzero(places(self.lengths) < 2)
 
     def _sum(self, x: FloatArray) -> FloatArray:
         return np.add.reduceat(x, np.cumsum(self.lengths) - self.lengths)
@@ -75,6 +85,16 @@ class RW2(FixedPrecision):
         start = np.cumsum(self.lengths) - self.lengths
         t = self.times - np.repeat(self.times[start], self.lengths)
         return t - np.repeat(self._sum(t) / self.lengths, self.lengths)
+
+
+def by_series(columns: FloatArray, lengths: IntArray) -> sp.csc_array:
+    """Each series' part of `columns` (m, c) as columns of its own, (m, n_series c), without those that are zero."""
+    m, c = columns.shape
+    series = np.repeat(np.arange(len(lengths)), lengths)
+    cols = (series[:, None] * c + np.arange(c)).ravel()
+    out = sp.csc_array((columns.ravel(), (np.repeat(np.arange(m), c), cols)), shape=(m, len(lengths) * c))
+    out.eliminate_zeros()
+    return out[:, np.diff(out.indptr) > 0]
 
 
 def band_values(lengths: IntArray, last: IntArray, coefs: FloatArray, weights: FloatArray) -> FloatArray:
