@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from ._errors import DataError, EngineError, SparselmmWarning
-from ._typing import FloatArray
+from ._typing import FloatArray, IntArray
 from .dense import DenseLikelihood
 from .engines import ENGINES
 from .engines.threads import blas_threads
@@ -22,7 +22,7 @@ from .optimize import Options
 from .report import describe, not_converged, progress
 from .results import Fit
 from .structures.base import Residual
-from .terms import ModelSpec, RandomTerm
+from .terms import ModelSpec, RandomTerm, split_columns
 
 
 class LinearMixedModel:
@@ -67,19 +67,22 @@ class LinearMixedModel:
     ) -> "LinearMixedModel":
         """The model from y (n,), X (n, p) and random terms; no table, no formula, no row is dropped.
 
+        X: an array, or a scipy sparse matrix: its sparse columns (below 20 % filled) stay sparse, behind the others.
         residual: an `AR1Residual`, `OUResidual`, `VarIdentResidual`, `ProductResidual`, or any `Residual`.
         fixed_names: of the columns of X, `x0`, `x1`, ... if None.
         """
         _check_engine(engine)
-        matrix = _matrix(X)
+        matrix, S, order = _matrix(X)
+        names = _names(fixed_names, len(order))
         spec = ModelSpec(
             y=_vector(y, "y"),
             X=matrix,
-            fixed_names=_names(fixed_names, matrix.shape[1]),
+            fixed_names=tuple(names[j] for j in order),
             terms=_terms(terms),
             weights=None if weights is None else _vector(weights, "weights"),
             offset=None if offset is None else _vector(offset, "offset"),
             residual=residual,
+            S=S,
         )
         self = cls.__new__(cls)
         self._set_up(spec, engine, {"formula": 0.0})
@@ -185,14 +188,17 @@ def _vector(values: Any, what: str) -> FloatArray:
     return out
 
 
-def _matrix(X: Any) -> FloatArray:
+def _matrix(X: Any) -> tuple[FloatArray, Any, IntArray]:
+    """X (n, p) dense, sparse columns (n, s) or None, and the given columns in their order."""
     if sp.issparse(X):
-        raise DataError("X is sparse, and fixed effects are kept dense: give X.toarray()")
+        matrix = sp.csc_array(X, dtype=np.float64)
+        dense, sparse = split_columns(matrix)
+        return matrix[:, dense].toarray(), matrix[:, sparse] if len(sparse) else None, np.append(dense, sparse)
     out = _numbers(X, "X")
     out = out[:, None] if out.ndim == 1 else out
     if out.ndim != 2:
         raise DataError(f"X must be a matrix (n, p), not of shape {out.shape}")
-    return out
+    return out, None, np.arange(out.shape[1])
 
 
 def _numbers(values: Any, what: str) -> FloatArray:

@@ -127,20 +127,23 @@ class Coefficients:
         return Kv, sla.solve_triangular(fixed.R, full[:, fixed.used].T, trans="T")
 
     def effect_covariances(self, k: int, T: Sequence[FloatArray], at: "EffectErrors") -> FloatArray:
-        """Covariance of each level's effects of an intrinsic term over sigma^2, (m, r, r).
+        """Covariance of each level's effects over sigma^2, (m, r, r).
 
-        The effects are f - N_o B g with f = (I x T) v + N a.
+        The effects are f - N_o B g with f = (I x T) v + N a; without a null space f alone.
         """
         m, r = self.equations.terms[k].n_levels, len(T[k])
-        out, f = self._identified(k, T[k], at.selected), self._map(k, T[k], at.low_rank)
-        out += f @ f.transpose(0, 2, 1)
+        f = self._map(k, T[k], at.low_rank)
+        out = self._own(k, T[k], at.selected) + self._with_null(k, T[k], at.selected) + f @ f.transpose(0, 2, 1)
         if not self.n_confounded:
             return out
         G = self.share_of(T)
         solved = at.solve(G) + at.low_rank @ (at.low_rank.T @ G)
-        cross, U = self._map(k, T[k], solved), (self._null[k] @ self.fixed.B).reshape(m, r, -1)
+        cross = self._map(k, T[k], solved)
         if at.given_beta:  # and so given g
             return np.asarray(out - cross @ np.linalg.solve(G.T @ solved, cross.transpose(0, 2, 1)))
+        if k not in self._null:
+            return np.asarray(out)
+        U = (self._null[k] @ self.fixed.B).reshape(m, r, -1)
         both = cross @ U.transpose(0, 2, 1)
         return np.asarray(out - both - both.transpose(0, 2, 1) + U @ (G.T @ solved) @ U.transpose(0, 2, 1))
 
@@ -148,12 +151,25 @@ class Coefficients:
         """f = (I x T) v + N a of each column (q, c), (m, r, c)."""
         term = self.equations.terms[k]
         own = T @ columns[self._rows(k)].reshape(term.n_levels, term.n_effects, -1)
-        return np.asarray(own + (self._null[k] @ columns[self.equations.offsets[-2] :]).reshape(own.shape))
+        if k in self._null:
+            own = own + (self._null[k] @ columns[self.equations.offsets[-2] :]).reshape(own.shape)
+        return np.asarray(own)
 
-    def _identified(self, k: int, T: FloatArray, selected: "Selected") -> FloatArray:
-        """Covariance of each level's f from M^-1 alone, (m, r, r): its entries at levels, directions and both."""
-        N, r, start = self._null[k], len(T), int(self.equations.offsets[k])
-        m, last = N.shape[0] // r, int(self.equations.offsets[-2])
+    def _own(self, k: int, T: FloatArray, selected: "Selected") -> FloatArray:
+        """T M^-1_ll T' for each level l, (m, r, r)."""
+        m, r, (first, second) = self.equations.terms[k].n_levels, len(T), np.indices((len(T), len(T)))
+        rows, cols = (int(self.equations.offsets[k]) + np.arange(m)[:, None, None] * r + x for x in (first, second))
+        block = selected(np.maximum(rows, cols).ravel(), np.minimum(rows, cols).ravel()).reshape(m, r, r)
+        return np.asarray(T @ block @ T.T)
+
+    def _with_null(self, k: int, T: FloatArray, selected: "Selected") -> FloatArray:
+        """What N a adds to the covariance of each level's f, (m, r, r): entries of M^-1 at directions."""
+        r, start, last = len(T), int(self.equations.offsets[k]), int(self.equations.offsets[-2])
+        m = self.equations.terms[k].n_levels
+        out = np.zeros((m, r, r))
+        if k not in self._null:
+            return out
+        N = self._null[k]
         level, direction = self.equations.null_incidence(k)
         crossed = [
             sp.csr_array((selected(last + direction, start + level * r + b), (level, direction)), shape=(m, N.shape[1]))
@@ -162,10 +178,6 @@ class Coefficients:
         one, two = (x.astype(np.int64) for x in self.equations.null_meetings(k).nonzero())
         lower = sp.csr_array((selected(last + one, last + two), (one, two)), shape=(N.shape[1],) * 2)
         P = lower + sp.tril(lower, -1).T
-        own, (first, second) = np.arange(m), np.indices((r, r))
-        rows, cols = (start + own[:, None, None] * r + x for x in (first, second))
-        block = selected(np.maximum(rows, cols).ravel(), np.minimum(rows, cols).ravel()).reshape(m, r, r)
-        out = np.asarray(T @ block @ T.T)
         parts = [sp.csr_array(N[a::r]) for a in range(r)]
         for a in range(r):
             at_a = parts[a] @ P

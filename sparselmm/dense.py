@@ -112,7 +112,7 @@ class DenseLikelihood:
 
     def _across(self, t: int, theta: FloatArray) -> tuple[FloatArray, list[FloatArray]]:
         """Q^-1 (m, m) of term t and its derivatives -Q^-1 dQ Q^-1; the identity where levels are independent."""
-        Q, m = self.parameters.precisions[t], self.spec.terms[t].n_levels
+        Q, m = self.spec.terms[t].Q, self.spec.terms[t].n_levels
         if Q is None:
             return np.eye(m), []
         rho = theta[self.parameters.rho_slices[t]]

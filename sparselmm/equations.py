@@ -284,6 +284,31 @@ class Equations:
             add_scaled(block.values, T[block.row_term], T[block.col_term], dest, values)
         return values
 
+    def informed(self, k: int, products: CrossProducts, T: list[FloatArray], inverse: FloatArray) -> FloatArray:
+        """m I - sum_lm Q_lm M^-1_ml of term k as sum_lm (Lambda'Z'WZ Lambda)_lm M^-1_ml, (r, r): free of cancellation.
+
+        The sum goes over all terms beside k; inverse: M^-1 on the pattern (nnz,). Near a variance of zero nearly all of
+        m I is taken away, and where Q is ill-conditioned rounding would be left of the rest.
+        """
+        out = np.zeros((self.terms[k].n_effects,) * 2)
+        for b in products.blocks:
+            if k not in (b.row_term, b.col_term):
+                continue
+            A, X = T[b.row_term].T @ b.values @ T[b.col_term], self._block_of(b, inverse)
+            if b.row_term == k:
+                out += np.einsum("nab,ncb->ac", A, X)
+            if b.col_term == k:
+                beside = b.rows != b.cols if b.row_term == k else slice(None)
+                out += np.einsum("nab,nac->bc", A[beside], X[beside])
+        return out
+
+    def _block_of(self, b: Block, values: FloatArray) -> FloatArray:
+        """The whole blocks (n, ra, rb) of a symmetric matrix on the pattern, at the levels of b."""
+        ra, rb = (self.terms[t].n_effects for t in (b.row_term, b.col_term))
+        rows = self.offsets[b.row_term] + b.rows[:, None, None] * ra + np.arange(ra)[:, None]
+        cols = self.offsets[b.col_term] + b.cols[:, None, None] * rb + np.arange(rb)
+        return values[destinations(self.pattern, np.maximum(rows, cols), np.minimum(rows, cols))]
+
     def right_side(self, products: CrossProducts, T: list[FloatArray]) -> FloatArray:
         """Lambda'Z'W[X y], (q, p+1)."""
         parts = [np.matmul(Tk.T, Zxy).reshape(-1, Zxy.shape[2]) for Tk, Zxy in zip(T, products.Zxy, strict=True)]

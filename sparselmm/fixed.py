@@ -103,7 +103,7 @@ class FixedDesign:
 
     @property
     def logdet_share(self) -> float:
-        """log|B'B| in the units of the null space: REML is of X and of what X leaves of the null space (orthonormal)."""
+        """log|B'B| in the units of the null space: REML is of X and an orthonormal basis of what X leaves of it."""
         if not len(self.confounded):
             return 0.0
         assert self.diffuse is not None

@@ -25,6 +25,7 @@ from .marginal import Marginal
 from .parameters import Parameters
 from .residual_score import SolvedEquations, residual_score, residual_variates
 from .structures.base import semidefinite_cholesky
+from .structures.intrinsic import Scaled
 from .terms import ModelSpec
 
 LARGEST_VCOV = 20_000  # coefficients: their covariance matrix is dense
@@ -207,9 +208,10 @@ class Likelihood:
         return self.equations.fill(products, T, [*Q, *(np.zeros(t.n_levels) for t in self.equations.terms[len(Q) :])])
 
     def _own_factors(self, theta: FloatArray) -> list[FloatArray]:
-        """T_k in the effects' own units."""
-        pairs = zip(self.parameters.structures, self.parameters.parts(theta), strict=True)
-        return [s.factor(part) for s, part in pairs]
+        """T_k in the effects' own units, with b = T v for levels v of variance one."""
+        parameters = self.parameters
+        triples = zip(parameters.structures, parameters.parts(theta), parameters.scales, strict=True)
+        return [scale * s.factor(part) for s, part, scale in triples]
 
     def derivatives(self, theta: FloatArray, *, reml: bool = True, sigma: float | None = None) -> Derivatives:
         """Score, average information and curvature at theta; the last ones are kept."""
@@ -229,9 +231,9 @@ class Likelihood:
         gradients, em = [], []
         for k, part in enumerate(parameters.slices):
             m, T = self.spec.terms[k].n_levels, near.T[k]
-            S = spread(k, self.precisions(solution.theta)[k])
+            S, rest = self._moments(k, near, spread, selected)
             inverse = np.linalg.inv(T)
-            W = inverse.T @ (m * np.eye(len(T)) - S) @ inverse
+            W = inverse.T @ rest @ inverse
             dG, d2G = self._structure(k, solution.theta)
             gradient[part] = np.einsum("iab,ab->i", dG, W)
             curvature[part, part] = np.einsum("ijab,ab->ij", d2G, W)
@@ -249,6 +251,20 @@ class Likelihood:
             information = information - np.outer(cross, cross) / scale
         return Derivatives(gradient, information + curvature, information, nu - scale, cross, scale, tuple(em))
 
+    def _moments(
+        self, k: int, near: Solution, spread: "SecondMoments", selected: "Selected"
+    ) -> tuple[FloatArray, FloatArray]:
+        """S_k + U_k/sigma^2, and m I less it: by `Equations.informed` where Q may be ill-conditioned."""
+        whole = self.spec.terms[k].n_levels * np.eye(len(near.T[k]))
+        values = self.precisions(near.theta)[k]
+        if not isinstance(self.parameters.precisions[k], Scaled):
+            S = spread(k, values)
+            return S, whole - S
+        inverse = selected(*self.equations.places())
+        informed = self.equations.informed(k, near.products, near.T, inverse)
+        low_rank = spread(k, values, inverse=False)
+        return whole - informed + low_rank, informed - low_rank
+
     def _precision_score(self, k: int, theta: FloatArray, spread: "SecondMoments", gradient: FloatArray) -> None:
         """d(-2l)/drho = tr(H dQ~) + v'dQ~ v/sigma^2 - r dlog|Q|, into gradient (DESIGN section 3)."""
         Q, part = self.parameters.precisions[k], self.parameters.rho_slices[k]
@@ -260,9 +276,14 @@ class Likelihood:
 
     def _structure(self, k: int, theta: FloatArray) -> tuple[FloatArray, FloatArray]:
         """dG and d2G of term k in the conditioned basis."""
-        basis, structure = self.products.bases[k], self.parameters.structures[k]
+        basis, structure = self.bases[k], self.parameters.structures[k]
         part = theta[self.parameters.slices[k]]
         return basis @ structure.gradient(part) @ basis.T, basis @ structure.hessian(part) @ basis.T
+
+    @property
+    def bases(self) -> list[FloatArray]:
+        """What turns T of each term into that of levels of variance one and effects of unit size."""
+        return [scale * basis for basis, scale in zip(self.products.bases, self.parameters.scales, strict=False)]
 
     def _off_edge(self, solution: Solution) -> Solution:
         """The same solution, or one with T lifted off the edge, where W can be formed."""
@@ -283,10 +304,10 @@ class Likelihood:
         low_rank = self.equations.split(np.hstack([self._fixed_part(solution), v]) if reml else v)
         blocks, pairs = self.equations.level_blocks(selected), self.equations.pairs
 
-        def spread(k: int, values: FloatArray) -> FloatArray:
+        def spread(k: int, values: FloatArray, inverse: bool = True) -> FloatArray:
             first, second = pairs[k]
             weight = np.where(first == second, 0.5, 1.0) * values
-            half = np.einsum("t,tab->ab", weight, blocks[k])
+            half = np.einsum("t,tab->ab", weight, blocks[k] * float(inverse))
             half += np.einsum("tac,tbc->ab", weight[:, None, None] * low_rank[k][first], low_rank[k][second])
             return half + half.T
 
@@ -297,7 +318,7 @@ class Likelihood:
         return sla.solve_triangular(solution.RX, solution.E[:, : len(solution.beta)].T, lower=True).T
 
     def _selected(self, solution: Solution, reml: bool) -> "Selected":
-        """(rows, cols) on the pattern -> entries of M^-1: all of them at once where R has parameters.
+        """(rows, cols) on the pattern -> entries of M^-1: all of them at once where they are asked for again.
 
         Under ML the user's sparse fixed effects are taken as known: M without them, and zeros at their place.
         """
@@ -307,7 +328,10 @@ class Likelihood:
         else:
             self._factorize(solution.theta, solution.products, solution.T)
             selected = self.engine.selected_inverse
-        return selected if self.parameters.residual is None else self.equations.find(selected(*self.equations.places()))
+        everywhere = self.parameters.residual is not None or any(
+            isinstance(Q, Scaled) for Q in self.parameters.precisions
+        )
+        return self.equations.find(selected(*self.equations.places())) if everywhere else selected
 
     def _average_information(
         self, solution: Solution, gradients: list[FloatArray], sigma2: float
@@ -425,29 +449,21 @@ class Likelihood:
         solution, own = self.solution(theta), self._own_factors(theta)
         selected = self._selected(solution, prediction)
         low_rank = self._fixed_part(solution)[:, : None if prediction else 0]
-        blocks, extra = self.equations.level_blocks(selected), self.equations.split(low_rank)
         solve = self.engine.solve if prediction or self._marginal is None else self._marginal.solve
-        out = []
-        for k, (T, (first, second)) in enumerate(zip(own, self.equations.pairs, strict=False)):
-            if self.equations.null_space(k) is not None:
-                at = EffectErrors(selected, solve, low_rank, not prediction)
-                out.append(sigma**2 * self.coefficients.effect_covariances(k, own, at))
-                continue
-            total = blocks[k][first == second] + extra[k] @ extra[k].transpose(0, 2, 1)
-            out.append(sigma**2 * T @ total @ T.T)
-        return tuple(out)
+        entries = self.equations.find(selected(*self.equations.places()))
+        at = EffectErrors(entries, solve, low_rank, not prediction)
+        terms = range(len(self.spec.terms))
+        return tuple(sigma**2 * self.coefficients.effect_covariances(k, own, at) for k in terms)
 
     def scaling(self) -> FloatArray:
         """Matrix S (k, k), x = S theta: coordinates of order one for an optimiser."""
         out = np.eye(self.parameters.count)
-        for s, basis, part in zip(
-            self.parameters.structures, self.products.bases, self.parameters.slices, strict=False
-        ):
+        for s, basis, part in zip(self.parameters.structures, self.bases, self.parameters.slices, strict=True):
             out[part, part] = s.scaling(basis)
         return out
 
 
-SecondMoments = Callable[[int, FloatArray], FloatArray]
+SecondMoments = Callable[..., FloatArray]
 Selected = Callable[[IntArray, IntArray], FloatArray]
 
 

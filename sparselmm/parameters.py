@@ -14,11 +14,17 @@ from .terms import ModelSpec
 
 
 class Parameters:
-    """theta of a model: the structures' parameters one term after another, then R's, with names and slices."""
+    """theta of a model: the structures' parameters one term after another, then R's, with names and slices.
+
+    precisions: as the equations use them, positive definite, levels of variance one; scales: the standard deviation
+    that they had, so that b = scale T v.
+    """
 
     def __init__(self, spec: ModelSpec):
         self.structures: list[Covariance] = [t.covariance for t in spec.terms]
-        self.precisions: list[Precision | None] = [proper(t.Q) for t in spec.terms]
+        made = [proper(t.Q) for t in spec.terms]
+        self.precisions: list[Precision | None] = [Q for Q, _ in made]
+        self.scales = [scale for _, scale in made]
         self.slices: list[slice] = []
         self.rho_slices: list[slice] = []
         self.count = 0

@@ -59,5 +59,5 @@ def starting_theta(likelihood: Likelihood, *, reml: bool) -> tuple[FloatArray, i
 
 def _nearest(likelihood: Likelihood, roots: list[FloatArray]) -> FloatArray:
     """theta from roots of G in the conditioned bases."""
-    pairs = zip(likelihood.products.bases, roots, strict=False)
+    pairs = zip(likelihood.bases, roots, strict=True)
     return likelihood.parameters.start([np.linalg.solve(basis, root).astype(np.float64) for basis, root in pairs])

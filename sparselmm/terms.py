@@ -15,6 +15,7 @@ from ._typing import FloatArray, IntArray
 from .structures import Covariance, Precision, make_covariance
 from .structures.base import Residual
 
+SPARSE_PART = 0.2  # a column of fixed effects with more nonzeros than this part of the rows is dense
 ROUNDING = 4.0 * float(np.finfo(np.float64).eps)  # residuals of this size relative to the response are none
 
 
@@ -138,6 +139,12 @@ class RandomTerm:
         effects = ["1" if e == "Intercept" else e for e in self.effects]
         word = self.structure if isinstance(self.structure, str) and self.structure != "us" else ""
         return f"{word}({' + '.join(effects if '1' in effects else ['0', *effects])} | {self.name})"
+
+
+def split_columns(matrix: Any) -> tuple[IntArray, IntArray]:
+    """Places of the dense and of the sparse columns of a scipy sparse matrix (n, p)."""
+    filled = np.diff(sp.csc_array(matrix).indptr) > SPARSE_PART * matrix.shape[0]
+    return np.flatnonzero(filled), np.flatnonzero(~filled)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

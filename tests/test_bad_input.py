@@ -210,7 +210,6 @@ ARRAYS = {
     "X missing": (dict(X=X * GAP[:, None]), DataError, "fixed effect 'x0' has infinite or missing values; drop"),
     "X short": (dict(X=X[:5]), DataError, "unequal lengths: the response has 180 rows, X has 5"),
     "X a cube": (dict(X=X[:, :, None]), DataError, r"X must be a matrix \(n, p\), not of shape \(180, 2, 1\)"),
-    "X sparse": (dict(X=sp.csr_array(X)), DataError, r"X is sparse.*X.toarray\(\)"),
     "X none": (dict(X=None), DataError, "X must be a matrix"),
     "X wide": (dict(y=REACTION[:2], X=X[:2], terms=[]), ModelError, "2 fixed effects for 2 observations"),
     "names": (dict(fixed_names=["a"]), DataError, "fixed_names: 2 columns of X need 2 different names, not 'a'"),

@@ -10,6 +10,7 @@ from typing import Any
 import formulaic
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from formulaic.errors import DataMismatchWarning, FormulaicError
 from formulaic.formula import SimpleFormula
 from formulaic.parser.types import Factor, Term
@@ -18,10 +19,12 @@ from formulaic.utils.layered_mapping import LayeredMapping
 from formulaic.utils.stateful_transforms import stateful_eval
 
 from .._errors import DataError, SparselmmError
-from .._typing import FloatArray
+from .._typing import FloatArray, IntArray
+from ..terms import split_columns
 from .table import kind_of
 from .tokens import Expr
 
+MANY_LEVELS = 100  # a factor with more makes sparse columns: beside a dense block of 1e6 rows, 0.8 GB
 _EVALUATION_ERRORS = (FormulaicError, SyntaxError, TypeError, ValueError, LookupError, NameError, AttributeError)
 
 
@@ -30,18 +33,22 @@ class Design:
     """Columns that formulaic makes of a formula, and how it made them.
 
     columns: what it reads of a table. spec: formulaic's, None where there is no term. names: (p,) of the columns.
+    order: (p,) formulaic's columns in the order of `names`, the dense ones first, where the matrix is sparse.
     """
 
     columns: tuple[str, ...]
     spec: formulaic.ModelSpec | None
     names: tuple[str, ...]
+    order: IntArray | None = None
 
-    def matrix(self, frame: pd.DataFrame, context: Mapping[str, Any]) -> FloatArray:
-        """The same columns for the rows of `frame`, shape (n, p)."""
+    def matrix(self, frame: pd.DataFrame, context: Mapping[str, Any]) -> Any:
+        """The same columns for the rows of `frame`, (n, p): an array, or a sparse matrix where the fit's was."""
         if self.spec is None or len(frame) == 0:
             return np.empty((len(frame), len(self.names)))
         with _clear_errors(" + ".join(self.term_names())):
             made = self.spec.get_model_matrix(_numbers(frame, self.columns), context=context)
+        if self.order is not None:
+            return sp.csr_array(_unwrapped(made)[:, self.order])
         return _checked(np.asarray(made), self.names)
 
     def term_names(self) -> tuple[str, ...]:
@@ -69,6 +76,36 @@ def make_design(
     spec = made.model_spec
     design = Design(tuple(columns), spec, tuple(spec.column_names))
     return design, _checked(np.asarray(made), design.names)
+
+
+def make_fixed_design(
+    terms: SimpleFormula, columns: Sequence[str], frame: pd.DataFrame, context: Mapping[str, Any]
+) -> tuple[Design, FloatArray, sp.csc_array | None]:
+    """As `make_design`, with X (n, p) and S (n, s): a factor of many levels is never a dense matrix.
+
+    Names are those of X, then of S. Errors: as `make_design`.
+    """
+    if not any(_levels(frame[c]) > MANY_LEVELS for c in columns):
+        return *make_design(terms, columns, frame, context), None
+    with _clear_errors(" + ".join(map(str, terms))):
+        made = terms.get_model_matrix(_numbers(frame, columns), context=context, na_action="ignore", output="sparse")
+    matrix = _unwrapped(made)
+    dense, sparse = split_columns(matrix)
+    if not len(sparse):
+        return *make_design(terms, columns, frame, context), None
+    spec, order = made.model_spec, np.concatenate([dense, sparse])
+    names = tuple(spec.column_names[j] for j in order)
+    X = _checked(matrix[:, dense].toarray(), names[: len(dense)])
+    return Design(tuple(columns), spec, names, order), X, sp.csc_array(matrix[:, sparse])
+
+
+def _unwrapped(made: Any) -> sp.csc_array:
+    """The sparse matrix within formulaic's wrapper."""
+    return sp.csc_array(getattr(made, "__wrapped__", made))
+
+
+def _levels(column: pd.Series) -> int:
+    return len(column.cat.categories) if isinstance(column.dtype, pd.CategoricalDtype) else 0
 
 
 def read_terms(text: str, expr: Expr) -> SimpleFormula:

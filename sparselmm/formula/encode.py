@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from numpy.typing import ArrayLike
 
 from .._errors import DataError
-from .._typing import AnyArray, FloatArray, IntArray
+from .._typing import FloatArray, IntArray
 from ..structures.base import Residual
 from ..structures.latent import SeriesWord, latent_words
 from ..terms import GroupingFactor, ModelSpec, RandomTerm
-from .design import Design, SimpleFormula, evaluate, make_design, read_terms, split_terms
+from .design import Design, SimpleFormula, evaluate, make_design, make_fixed_design, read_terms, split_terms
 from .groups import GroupCoder, code_new_column, code_new_rows
 from .latent import LatentBuilder, LatentEncoding
 from .names import columns_of, evaluation_context, known_names, quote_columns
@@ -58,8 +59,8 @@ class Encoding:
     offset_column: str | None = None
     offset_given: bool = False
 
-    def fixed(self, newdata: Any) -> FloatArray:
-        """X of the rows of `newdata`, shape (n, p); NaN in a row that lacks a value.
+    def fixed(self, newdata: Any) -> Any:
+        """All fixed effects of the rows of `newdata`, (n, p), sparse where the fit's are; NaN where a value is missing.
 
         Errors: DataError for a column that is not there, or a level that the fit has not seen.
         """
@@ -95,7 +96,7 @@ class Encoding:
             total += _spread(values, rows)
         return total
 
-    def _encode(self, design: Design, newdata: Any) -> FloatArray:
+    def _encode(self, design: Design, newdata: Any) -> Any:
         rows = self._rows(open_table(newdata), design.columns)
         return _spread(design.matrix(rows.frame, self.context), rows)
 
@@ -168,7 +169,7 @@ class _Builder:
         given = {"weights": weights, "offset": offset}
         arrays = {what: self._array(values, what) for what, values in given.items() if values is not None}
         rows = self._read(arrays)
-        fixed, X = self._design(self.parsed.fixed, rows.frame)
+        fixed, X, S = self._fixed(rows.frame)
         pairs = list(self._terms(rows.frame))
         offsets = tuple(self._offset(expr) for expr in self.parsed.offsets)
         response = self.parsed.response
@@ -192,6 +193,7 @@ class _Builder:
                 offset is not None and not isinstance(offset, str),
             ),
             residual=self._residual(rows.frame),
+            S=S,
         )
 
     def _array(self, values: str | ArrayLike, what: str) -> FloatArray:
@@ -234,9 +236,9 @@ class _Builder:
     def _text(self, expr: Expr) -> str:
         return quote_columns(expr, self.table.columns)
 
-    def _design(self, expr: Expr, frame: pd.DataFrame) -> tuple[Design, FloatArray]:
-        terms = read_terms(self._text(expr), expr)
-        return make_design(terms, self._columns(expr), frame, self.context)
+    def _fixed(self, frame: pd.DataFrame) -> tuple[Design, FloatArray, Any]:
+        expr = self.parsed.fixed
+        return make_fixed_design(read_terms(self._text(expr), expr), self._columns(expr), frame, self.context)
 
     def _terms(self, frame: pd.DataFrame) -> Iterator[tuple[RandomTerm, TermEncoding | LatentEncoding]]:
         coder = GroupCoder(frame)
@@ -311,8 +313,14 @@ def _same_kind(values: pd.Series, categories: pd.Index | None) -> pd.Series:
     return pd.Series(pd.Categorical(values, categories=categories), name=values.name)
 
 
-def _spread(values: AnyArray, rows: Rows) -> FloatArray:
-    """`values` of the complete rows at their places among all rows, NaN elsewhere."""
+def _spread(values: Any, rows: Rows) -> Any:
+    """`values` of the complete rows at their places among all rows, NaN elsewhere (in one column where sparse)."""
+    if sp.issparse(values):
+        there, lacking = np.flatnonzero(rows.keep), np.flatnonzero(~rows.keep)
+        shape = len(rows.keep), values.shape[0]
+        spread = sp.csr_array((np.ones(len(there)), (there, np.arange(len(there)))), shape=shape) @ values
+        empty = np.full(len(lacking), np.nan), (lacking, np.zeros(len(lacking), dtype=np.int64))
+        return sp.csr_array(spread + sp.csr_array(empty, shape=spread.shape))
     out = np.full((len(rows.keep), *values.shape[1:]), np.nan)
     out[rows.keep] = values
     return out

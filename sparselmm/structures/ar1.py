@@ -104,6 +104,7 @@ class AR1:
             raise ModelError(f"ar1: unknown start '{start}': known are {', '.join(sorted(_STARTS))}")
         self.lengths = checked_lengths(lengths, 1, "ar1")
         self._start = _STARTS[start]
+        self.unit_variance = start == "stationary"
         self.n_levels = int(self.lengths.sum())
         self.n_params = len(self._start.words)
         self._counts = np.array([len(self.lengths), self.n_levels - len(self.lengths)], dtype=np.float64)

@@ -19,6 +19,7 @@ class Kronecker:
         self.n_levels = first.n_levels * second.n_levels
         self.n_params = first.n_params + second.n_params
         self._ranks = first.n_levels - first.null_dim, second.n_levels - second.null_dim
+        self.unit_variance = all(getattr(Q, "unit_variance", False) for Q in (first, second))
         self.null_dim = self.n_levels - self._ranks[0] * self._ranks[1]
         self._build_pattern()
 

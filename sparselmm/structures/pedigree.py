@@ -188,6 +188,8 @@ class Pedigree:
 class PedigreePrecision(FixedPrecision):
     """A^-1 of a pedigree, with a null space [Q; I] where unknown parents have groups; Q: (n, g) contributions."""
 
+    unit_variance = True
+
     def __init__(self, pattern: tuple[IntArray, IntArray], values: FloatArray, logdet: float, Q: FloatArray):
         super().__init__(pattern, values, logdet, null_dim=Q.shape[1])
         self._contributions = Q

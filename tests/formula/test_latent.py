@@ -116,8 +116,12 @@ def test_errors_of_data_and_objects(frame, formula, error, message):
         term(formula, frame)
 
 
-def test_intrinsic_precisions_are_refused():
+def test_a_null_space_that_is_not_told_is_refused():
+    """A product of intrinsic precisions has one, of eight directions here, and does not say which."""
+    from sparselmm.structures import Kronecker
     from sparselmm.structures.rw import RW1
 
-    with pytest.raises(ModelError, match="null space of dimension 1"):
-        slm.RandomTerm(np.arange(5), Q=RW1(np.arange(5.0), [5]))
+    walk = RW1(np.arange(5.0), [5])
+    term = slm.RandomTerm(np.arange(25), Q=Kronecker(walk, walk))
+    with pytest.raises(ModelError, match="null space of dimension 9 and lacks null_space"):
+        slm.LinearMixedModel.from_arrays(np.arange(25.0) ** 2, np.ones((25, 1)), [term]).fit()

@@ -121,7 +121,11 @@ ERRORS = [  # formula, the part that is underlined, what the message says
     ("y ~ (1 |)", "|", "grouping factor is missing"),
     ("y ~ (1 | g | h)", "|", "one bar only"),
     ("y ~ cs(0 + f || g)", "||", "inside cs()"),
-    ("y ~ x + arma(0 + t | g)", "arma", "unknown structure 'arma': known are ar1, cs, diag, hcs, known, ou, ped, us"),
+    (
+        "y ~ x + arma(0 + t | g)",
+        "arma",
+        "unknown structure 'arma': known are ar1, cs, diag, hcs, known, ou, ped, rw1, rw2, us",
+    ),
     ("y ~ (1 | a*b)", "*", "(1 | a) + (1 | b) + (1 | a:b)"),
     ("y ~ (1 | log(g))", "log(g)", "make it a column first"),
     ("y ~ (1 | a b)", "b", "not understood"),
