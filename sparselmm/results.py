@@ -110,6 +110,13 @@ class Fit:
         return variance_parameter_errors(self)
 
     @property
+    def varpar_vcov(self) -> pd.DataFrame:
+        """Covariance matrix of `varpar`, by the delta method; NaN where held or on the boundary."""
+        from .inference.varpar import variance_parameter_vcov
+
+        return variance_parameter_vcov(self)
+
+    @property
     def varcorr(self) -> pd.DataFrame:
         """Variances, covariances and the residual: columns group, effect1, effect2, vcov, sdcor."""
         from .inference.varpar import variances_and_correlations
@@ -144,6 +151,12 @@ class Fit:
         from .inference.predict import predict
 
         return predict(self, newdata, re=re, new_levels=new_levels)
+
+    def refit(self, y: Any, *, start: FloatArray | None = None) -> "Fit":
+        """The same model and criterion for another response y (nobs,): nothing but the response is read again."""
+        from .inference.refit import refit
+
+        return refit(self, y, start=start)
 
     @property
     def converged(self) -> bool:
