@@ -12,6 +12,7 @@ from .._errors import EngineError
 from .._typing import FloatArray, IntArray
 from ..kernels.selinv import panel_positions, selected_inverse, supernodes
 from ..kernels.symbolic import column_counts
+from ..kernels.triangular import solve_transposed
 from .base import Pattern, available_memory
 
 INSTALL = (
@@ -159,6 +160,15 @@ class Cholmod:
 
     def logdet(self) -> float:
         return self._logdet
+
+    def sample(self, z: FloatArray) -> FloatArray:
+        """P' L^-T z, (q, c): of covariance M^-1 where z is standard normal (Rue & Held 2005, algorithm 2.4)."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            L = self._factor.lower().sorted_indices()
+        out = np.array(z, dtype=np.float64, order="C")
+        solve_transposed(L.indptr, L.indices, L.data, out)
+        return out[self._inverse_perm]
 
     def selected_inverse(self, rows: IntArray, cols: IntArray) -> FloatArray:
         with warnings.catch_warnings():
