@@ -117,13 +117,6 @@ class Fit:
         return variance_parameter_vcov(self)
 
     @property
-    def varpar_vcov(self) -> pd.DataFrame:
-        """Covariance matrix of `varpar`, by the delta method; NaN where held or on the boundary."""
-        from .inference.varpar import variance_parameter_vcov
-
-        return variance_parameter_vcov(self)
-
-    @property
     def varcorr(self) -> pd.DataFrame:
         """Variances, covariances and the residual: columns group, effect1, effect2, vcov, sdcor."""
         from .inference.varpar import variances_and_correlations
