@@ -1,7 +1,7 @@
 """Large sparse linear mixed models: `fit = slm.lmm("y ~ x + (1 + x | g)", data)`."""
 
 from ._errors import DataError, EngineError, FormulaError, ModelError, SparselmmError, SparselmmWarning
-from .api import LinearMixedModel, lmm
+from .api import LinearMixedModel, lmm, simulate
 from .datasets import dataset_names, load_dataset
 from .results import Fit
 from .structures import Known, Pedigree
@@ -25,4 +25,5 @@ __all__ = [
     "dataset_names",
     "lmm",
     "load_dataset",
+    "simulate",
 ]

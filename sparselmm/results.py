@@ -152,6 +152,12 @@ class Fit:
 
         return predict(self, newdata, re=re, new_levels=new_levels)
 
+    def simulate(self, n: int = 1, seed: Any = None, *, effects: str = "new") -> FloatArray:
+        """n responses (nobs, n). effects: "new" draws the random effects too, "fitted" keeps them, "none" has none."""
+        from .inference.simulate import simulate
+
+        return simulate(self, n, seed, effects=effects)
+
     def refit(self, y: Any, *, start: FloatArray | None = None) -> "Fit":
         """The same model and criterion for another response y (nobs,): nothing but the response is read again."""
         from .inference.refit import refit

@@ -45,7 +45,7 @@ def same(left, right):
 def test_public_names():
     """A contract: a name that disappears breaks other people's scripts."""
     assert set(slm.__all__) == {
-        *("lmm", "LinearMixedModel", "Fit", "RandomTerm", "ModelSpec", "load_dataset", "dataset_names"),
+        *("lmm", "LinearMixedModel", "Fit", "RandomTerm", "ModelSpec", "load_dataset", "dataset_names", "simulate"),
         *("Known", "Pedigree"),
         *("SparselmmError", "FormulaError", "DataError", "ModelError", "EngineError", "SparselmmWarning"),
     }
