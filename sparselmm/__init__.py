@@ -3,6 +3,7 @@
 from ._errors import DataError, EngineError, FormulaError, ModelError, SparselmmError, SparselmmWarning
 from .api import LinearMixedModel, lmm, simulate
 from .datasets import dataset_names, load_dataset
+from .engines.threads import set_threads
 from .results import Fit
 from .structures import Known, Pedigree
 from .terms import ModelSpec, RandomTerm
@@ -25,5 +26,6 @@ __all__ = [
     "dataset_names",
     "lmm",
     "load_dataset",
+    "set_threads",
     "simulate",
 ]

@@ -13,7 +13,7 @@ from .._typing import FloatArray, IntArray
 from ..kernels.selinv import panel_positions, selected_inverse, supernodes
 from ..kernels.symbolic import column_counts
 from ..kernels.triangular import solve_transposed
-from .base import Pattern, available_memory
+from .base import NOT_POSITIVE, Pattern, available_memory
 
 INSTALL = (
     "scikit-sparse cannot be imported ({reason}). Install SuiteSparse and then the version that fits it:\n"
@@ -25,9 +25,6 @@ INSTALL = (
 )
 BYTES_PER_NONZERO = 28.0  # L as CHOLMOD keeps it (8 + index), its columns as scipy sees them (8), the inverse (8)
 SMALL = 400  # below this order every fill-reducing ordering is as good as another
-
-
-NOT_POSITIVE = "the mixed-model equations are not positive definite at these parameters"
 
 
 class _Factor(Protocol):
