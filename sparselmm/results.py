@@ -14,6 +14,9 @@ from .fitting import Estimate
 from .likelihood import Likelihood
 from .terms import ModelSpec
 
+if TYPE_CHECKING:
+    from .inference.bootstrap import Bootstrap
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fit:
@@ -200,6 +203,21 @@ class Fit:
         from .inference.simulate import simulate
 
         return simulate(self, n, seed, effects=effects)
+
+    def bootstrap(
+        self,
+        n: int = 1000,
+        seed: int | None = None,
+        *,
+        workers: int = 1,
+        file: Any = None,
+        progress: bool = False,
+        effects: str = "new",
+    ) -> "Bootstrap":
+        """Parametric bootstrap: n fits of simulated responses. workers: processes. file: kept there, and continued."""
+        from .inference.bootstrap import bootstrap
+
+        return bootstrap(self, n, seed, workers=workers, file=file, progress=progress, effects=effects)
 
     def refit(self, y: Any, *, start: FloatArray | None = None) -> "Fit":
         """The same model and criterion for another response y (nobs,): nothing but the response is read again."""

@@ -11,6 +11,10 @@ class _Slot:
         self.engine = engine
         self.owner: SharedEngine | None = None
 
+    def __reduce__(self) -> tuple[type, tuple[Engine]]:
+        """Numbers do not travel with the analysis, so nobody's are there."""
+        return _Slot, (self.engine,)
+
 
 class SharedEngine:
     """An `Engine` over another one: values are factorised again where somebody else has used it meanwhile.
