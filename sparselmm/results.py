@@ -46,6 +46,16 @@ class Fit:
         """Standard errors of the fixed effects, sqrt of the diagonal of `vcov`."""
         return self._by_coefficient(np.sqrt(np.diag(self._vcov())))
 
+    def coef_table(self, ddf: Any = None) -> pd.DataFrame:
+        """A row a fixed effect: estimate, std_error, df, t (z for "wald"), p_value.
+
+        ddf: "satterthwaite", "kenward-roger" (adjusts standard errors too), "wald"; None: Satterthwaite's where that
+        is affordable (`summary()` says which).
+        """
+        from .inference.coef_table import coef_table
+
+        return coef_table(self, ddf)
+
     @property
     def vcov(self) -> pd.DataFrame:
         """sigma^2 (X'V^-1X)^-1 of the coefficients that are in the model."""

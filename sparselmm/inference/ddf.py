@@ -70,8 +70,13 @@ def ddf_method(fit: "Fit", ddf: "str | Method | None" = None) -> Method:
 
 
 def default_method(fit: "Fit") -> str:
-    """ "satterthwaite" where `satterthwaite_cost` is at most AFFORDABLE, else "wald"."""
-    return "satterthwaite" if satterthwaite_cost(fit) <= AFFORDABLE else "wald"
+    """ "satterthwaite" where `satterthwaite_cost` is at most AFFORDABLE; "wald" where it is more, and where there is
+    no information to take: every variance is held, or the search did not converge.
+    """
+    known = bool(fit.estimate.held) and fit.estimate.optimum is None
+    if known or not fit.converged or satterthwaite_cost(fit) > AFFORDABLE:
+        return "wald"
+    return "satterthwaite"
 
 
 def satterthwaite_cost(fit: "Fit") -> float:
