@@ -4,6 +4,8 @@ from ._errors import DataError, EngineError, FormulaError, ModelError, Sparselmm
 from .api import LinearMixedModel, lmm, simulate
 from .datasets import dataset_names, load_dataset
 from .engines.threads import set_threads
+from .many.fit import lmm_many
+from .many.result import ManyFits
 from .results import Fit
 from .structures import Known, Pedigree
 from .terms import ModelSpec, RandomTerm
@@ -17,6 +19,7 @@ __all__ = [
     "FormulaError",
     "Known",
     "LinearMixedModel",
+    "ManyFits",
     "ModelError",
     "ModelSpec",
     "Pedigree",
@@ -25,6 +28,7 @@ __all__ = [
     "SparselmmWarning",
     "dataset_names",
     "lmm",
+    "lmm_many",
     "load_dataset",
     "set_threads",
     "simulate",
