@@ -46,7 +46,7 @@ class Absorb:
         self._bounds = pieces(self.meetings.levels_work(), GRAIN)
         self._L, self._W = np.zeros((m, r, r)), np.empty((len(self.meetings.tail), r))
         self._G, self._inverse = np.empty((0, r)), np.empty(0)
-        self._asked: tuple[IntArray, IntArray, IntArray] | None = None
+        self._asked: tuple[IntArray, IntArray, IntArray, bool] | None = None
 
     def __reduce__(self) -> tuple[type, tuple[Pattern, Blocks]]:
         return Absorb, (self.pattern, self.blocks)
@@ -81,21 +81,23 @@ class Absorb:
         m = self.meetings
         if not len(self._inverse):
             self._G, self._inverse = np.empty_like(self._W), np.empty(self.pattern.nnz)
-        self.tail.inverse(self._W, self._G, self._inverse)
+        places, half = self._places(rows, cols)
+        self.tail.inverse(self._W, half, self._G, self._inverse)
         parallel(
             inverses.absorbed_entries, self._bounds, self.pattern.indptr, m.lo, m.start, m.before, m.place, self._L,
-            self._W, self._G, self._inverse,
+            self._W, self._G, half, self._inverse,
         )  # fmt: skip
-        return self._inverse[self._places(rows, cols)]
+        return self._inverse[places]
 
-    def _places(self, rows: IntArray, cols: IntArray) -> IntArray:
-        """Positions of entries in the pattern; those of the last call are kept, the next one mostly asks the same."""
-        held = self._asked
+    def _places(self, rows: IntArray, cols: IntArray) -> tuple[IntArray, bool]:
+        """Positions of entries in the pattern, and whether none lies in H21; kept, the next call mostly asks the same."""
+        held, m = self._asked, self.meetings
         if held is None or not (np.array_equal(held[0], rows) and np.array_equal(held[1], cols)):
             place = np.empty(len(rows), np.int64)
             locate(self.pattern.indptr, self.pattern.indices, rows, cols, place)
-            self._asked = held = rows.copy(), cols.copy(), place
-        return held[2]
+            within = [(m.lo <= side) & (side < m.hi) for side in (rows, cols)]
+            self._asked = held = rows.copy(), cols.copy(), place, bool((within[0] == within[1]).all())
+        return held[2:]
 
 
 def largest_absorbable(pattern: Pattern, blocks: Blocks) -> tuple[int, IntArray]:

@@ -61,7 +61,7 @@ class Meetings:
 class Tail(Protocol):
     """S, from the values of M and W of the absorbed levels.
 
-    inverse: G (meetings, r) = H22 W', and the tail's entries of out on M's pattern. bounds: pieces of its columns.
+    inverse: G (meetings, r) = H22 W', or half of it (`kernels.absorb_inverse`), and the tail's entries of out on M's pattern. bounds: pieces of its columns.
     """
 
     bounds: IntArray
@@ -73,7 +73,7 @@ class Tail(Protocol):
     def factorize(self, values: FloatArray, W: FloatArray) -> None: ...
     def solve(self, right: FloatArray) -> FloatArray: ...
     def logdet(self) -> float: ...
-    def inverse(self, W: FloatArray, G: FloatArray, out: FloatArray) -> None: ...
+    def inverse(self, W: FloatArray, half: bool, G: FloatArray, out: FloatArray) -> None: ...
 
 
 class DenseTail:
@@ -108,7 +108,7 @@ class DenseTail:
     def logdet(self) -> float:
         return 2.0 * float(np.log(np.diag(self._S)).sum())
 
-    def inverse(self, W: FloatArray, G: FloatArray, out: FloatArray) -> None:
+    def inverse(self, W: FloatArray, half: bool, G: FloatArray, out: FloatArray) -> None:
         m, p = self.meetings, self.meetings.pattern
         if not m.q2:
             return
@@ -116,11 +116,11 @@ class DenseTail:
             self._H = np.empty((m.q2, m.q2))
         self._H[:] = self._S
         lapack.dpotri(self._H.T, lower=1, overwrite_c=1)
-        tiles = np.arange(-(-m.q2 // inverses.TILE) + 1)
-        parallel(inverses.symmetrise, tiles, self._H)
+        if not half:
+            parallel(inverses.symmetrise, np.arange(-(-m.q2 // inverses.TILE) + 1), self._H)
         parallel(
             inverses.inverse_dense, self.bounds, p.indptr, p.indices, m.lo, m.hi, m.start, m.tail, m.columns, m.at,
-            m.level, W, self._H, G, out,
+            m.level, W, self._H, half, G, out,
         )  # fmt: skip
 
 
@@ -151,12 +151,12 @@ class SparseTail:
     def logdet(self) -> float:
         return self.engine.logdet()
 
-    def inverse(self, W: FloatArray, G: FloatArray, out: FloatArray) -> None:
+    def inverse(self, W: FloatArray, half: bool, G: FloatArray, out: FloatArray) -> None:
         m, p = self.meetings, self.meetings.pattern
         H = self.engine.selected_inverse(*self._places)
         parallel(
             inverses.inverse_sparse, self.bounds, p.indptr, p.indices, m.lo, m.hi, m.start, m.tail, m.columns, m.at,
-            m.level, W, self.pattern.indptr, self.pattern.indices, *self._rows, H, G, out,
+            m.level, W, self.pattern.indptr, self.pattern.indices, *self._rows, H, half, G, out,
         )  # fmt: skip
 
 

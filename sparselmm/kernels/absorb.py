@@ -87,20 +87,21 @@ def list_by_column(start: IntArray, tail: AnyArray, columns: IntArray, at: AnyAr
 
 
 @njit(cache=True, nogil=True)
-def _cholesky(L: FloatArray) -> bool:
-    """In place, lower triangle; False where a pivot is not a positive number."""
-    r = len(L)
+def _cholesky(i: int, L: FloatArray) -> bool:
+    """L_i in place, lower triangle; False where a pivot is not a positive number."""
+    r = L.shape[1]
     for b in range(r):
-        pivot = L[b, b]
+        pivot = L[i, b, b]
         for c in range(b):
-            pivot -= L[b, c] ** 2
+            pivot -= L[i, b, c] ** 2
         if not 0.0 < pivot < np.inf:
             return False
-        L[b, b] = np.sqrt(pivot)
+        L[i, b, b] = np.sqrt(pivot)
         for a in range(b + 1, r):
+            value = L[i, a, b]
             for c in range(b):
-                L[a, b] -= L[a, c] * L[b, c]
-            L[a, b] /= L[b, b]
+                value -= L[i, a, c] * L[i, b, c]
+            L[i, a, b] = value / L[i, b, b]
     return True
 
 
@@ -116,7 +117,7 @@ def eliminate(
         for b in range(r):
             for a in range(b, r):
                 L[i, a, b] = values[indptr[c + b] + a - b]
-        if not _cholesky(L[i]):
+        if not _cholesky(i, L):
             return False
         for p in range(first, start[i + 1]):
             t = p - first - n_before
@@ -224,10 +225,11 @@ def forward(begin: int, end: int, lo: int, L: FloatArray, right: FloatArray, out
     r = L.shape[1]
     for i in range(begin, end):
         for a in range(r):
-            out[i * r + a] = right[lo + i * r + a]
-            for b in range(a):
-                out[i * r + a] -= L[i, a, b] * out[i * r + b]
-            out[i * r + a] /= L[i, a, a]
+            for c in range(out.shape[1]):
+                value = right[lo + i * r + a, c]
+                for b in range(a):
+                    value -= L[i, a, b] * out[i * r + b, c]
+                out[i * r + a, c] = value / L[i, a, a]
 
 
 @njit(cache=True, nogil=True)
@@ -238,7 +240,8 @@ def reduce(
     """out_j = right_j - sum over the meetings of column j of W_p' Z_level, (k,)."""
     r = W.shape[1]
     for j in range(begin, end):
-        out[j] = right[j if j < lo else j + hi - lo]
+        for c in range(out.shape[1]):
+            out[j, c] = right[j if j < lo else j + hi - lo, c]
         for k in range(columns[j], columns[j + 1]):
             p, i = np.int64(at[k]), np.int64(level[k])
             for a in range(r):
@@ -258,6 +261,8 @@ def backward(
                 for c in range(Z.shape[1]):
                     Z[i * r + a, c] -= W[p, a] * y[tail[p], c]
         for a in range(r - 1, -1, -1):
-            for b in range(a + 1, r):
-                Z[i * r + a] -= L[i, b, a] * Z[i * r + b]
-            Z[i * r + a] /= L[i, a, a]
+            for c in range(Z.shape[1]):
+                value = Z[i * r + a, c]
+                for b in range(a + 1, r):
+                    value -= L[i, b, a] * Z[i * r + b, c]
+                Z[i * r + a, c] = value / L[i, a, a]

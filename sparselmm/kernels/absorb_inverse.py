@@ -2,7 +2,8 @@
 
     G_i = H22 W_i',   H21_i = -G_i L_i^-1,   H11_i = L_i^-T (I + W_i G_i) L_i^-1
 
-Two columns of the tail that one level meets are an entry of S, so H22 is known wherever it is read.
+Where H21 is not wanted, half the work is enough: with F_i the upper triangle of H22 and half its diagonal, W_i G_i is
+the symmetric part of 2 W_i F_i W_i', so that 2 F_i W_i' takes the place of G_i. Two columns of the tail that one level meets are an entry of S, so H22 is known wherever it is read.
 """
 
 import numpy as np
@@ -27,21 +28,22 @@ def symmetrise(begin: int, end: int, H: FloatArray) -> None:
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # a gathered dot product waits 3 times less in 4 sums
 def _times_column(
     j: int, start: IntArray, tail: AnyArray, columns: IntArray, at: AnyArray, level: AnyArray, W: FloatArray,
-    row: FloatArray, G: FloatArray,
+    row: FloatArray, half: bool, G: FloatArray,
 ) -> None:  # fmt: skip
-    """G of the meetings of tail column j, W_i times row j of H22."""
+    """G of the meetings of tail column j, W_i times row j of H22; half: of 2 F instead, which has columns j and on."""
     r, w = W.shape[1], W.reshape(-1)
     for k in range(columns[j], columns[j + 1]):
         p, i = np.int64(at[k]), np.int64(level[k])
+        first = p if half else start[i]
         for a in range(r):
             total = 0.0
             if r == 1:
-                for t in range(start[i], start[i + 1]):
+                for t in range(first, start[i + 1]):
                     total += row[tail[t]] * w[t]
             else:
-                for t in range(start[i], start[i + 1]):
+                for t in range(first, start[i + 1]):
                     total += row[tail[t]] * w[t * r + a]
-            G[p, a] = total
+            G[p, a] = 2.0 * total - row[j] * w[p * r + a] if half else total
 
 
 @njit(cache=True, nogil=True)
@@ -60,11 +62,12 @@ def _tail_entries(
 @njit(cache=True, nogil=True)
 def inverse_dense(
     begin: int, end: int, indptr: IntArray, indices: IntArray, lo: int, hi: int, start: IntArray, tail: AnyArray,
-    columns: IntArray, at: AnyArray, level: AnyArray, W: FloatArray, H: FloatArray, G: FloatArray, out: FloatArray,
+    columns: IntArray, at: AnyArray, level: AnyArray, W: FloatArray, H: FloatArray, half: bool, G: FloatArray,
+    out: FloatArray,
 ) -> None:  # fmt: skip
-    """G and the tail's entries of out, for columns begin ... end-1 of the tail; H (q2, q2) both triangles."""
+    """G and the tail's entries of out, for columns begin ... end-1 of the tail; H (q2, q2), half: upper triangle."""
     for j in range(begin, end):
-        _times_column(j, start, tail, columns, at, level, W, H[j], G)
+        _times_column(j, start, tail, columns, at, level, W, H[j], half, G)
         _tail_entries(j, indptr, indices, lo, hi, H[j], out)
 
 
@@ -72,16 +75,17 @@ def inverse_dense(
 def inverse_sparse(
     begin: int, end: int, indptr: IntArray, indices: IntArray, lo: int, hi: int, start: IntArray, tail: AnyArray,
     columns: IntArray, at: AnyArray, level: AnyArray, W: FloatArray, S_indptr: IntArray, S_indices: IntArray,
-    row_indptr: IntArray, row_indices: IntArray, row_place: IntArray, H: FloatArray, G: FloatArray, out: FloatArray,
+    row_indptr: IntArray, row_indices: IntArray, row_place: IntArray, H: FloatArray, half: bool, G: FloatArray,
+    out: FloatArray,
 ) -> None:  # fmt: skip
     """The same with H (nnz,) on the pattern of S; row_*: the entries of its lower triangle by rows, and where."""
     row = np.empty(len(columns) - 1)
     for j in range(begin, end):
         for k in range(S_indptr[j], S_indptr[j + 1]):
             row[S_indices[k]] = H[k]
-        for k in range(row_indptr[j], row_indptr[j + 1]):
+        for k in range(row_indptr[j], row_indptr[j] if half else row_indptr[j + 1]):
             row[row_indices[k]] = H[row_place[k]]
-        _times_column(j, start, tail, columns, at, level, W, row, G)
+        _times_column(j, start, tail, columns, at, level, W, row, half, G)
         _tail_entries(j, indptr, indices, lo, hi, row, out)
 
 
@@ -97,54 +101,55 @@ def list_by_row(indptr: IntArray, indices: IntArray, row_indptr: IntArray, cols:
 
 
 @njit(cache=True, nogil=True)
-def _lower_inverse(L: FloatArray, out: FloatArray) -> None:
-    """out = L^-1 (r, r), lower triangle."""
-    for j in range(len(L)):
-        out[j, j] = 1.0 / L[j, j]
-        for i in range(j + 1, len(L)):
+def _lower_inverse(i: int, L: FloatArray, out: FloatArray) -> None:
+    """out = L_i^-1 (r, r), lower triangle."""
+    for b in range(len(out)):
+        out[b, b] = 1.0 / L[i, b, b]
+        for a in range(b + 1, len(out)):
             total = 0.0
-            for k in range(j, i):
-                total += L[i, k] * out[k, j]
-            out[i, j] = -total / L[i, i]
+            for c in range(b, a):
+                total += L[i, a, c] * out[c, b]
+            out[a, b] = -total / L[i, a, a]
 
 
 @njit(cache=True, nogil=True)
 def _level_block(
     first: int, last: int, inverse: FloatArray, W: FloatArray, G: FloatArray, inner: FloatArray, out: FloatArray
 ) -> None:
-    """inner (r, r) = I + W_i G_i, out = L^-T inner L^-1, given inverse = L^-1; meetings first ... last-1."""
+    """inner = I + symmetric part of W_i G_i, out = L^-T inner L^-1 (r, r), inverse = L^-1; meetings first ... last-1."""
     r = len(inverse)
     for a in range(r):
-        inner[a] = 0.0
-        inner[a, a] = 1.0
+        for b in range(r):
+            inner[a, b] = 1.0 if a == b else 0.0
     for p in range(first, last):
         for a in range(r):
             for b in range(r):
-                inner[a, b] += W[p, a] * G[p, b]
+                inner[a, b] += 0.5 * (W[p, a] * G[p, b] + W[p, b] * G[p, a])
     for a in range(r):
         for b in range(a + 1):
-            out[a, b] = 0.0
+            total = 0.0
             for c in range(a, r):
                 for d in range(b, r):
-                    out[a, b] += inverse[c, a] * inner[c, d] * inverse[d, b]
+                    total += inverse[c, a] * inner[c, d] * inverse[d, b]
+            out[a, b] = total
 
 
 @njit(cache=True, nogil=True)
 def absorbed_entries(
     begin: int, end: int, indptr: IntArray, lo: int, start: IntArray, before: IntArray, place: AnyArray, L: FloatArray,
-    W: FloatArray, G: FloatArray, out: FloatArray,
+    W: FloatArray, G: FloatArray, half: bool, out: FloatArray,
 ) -> None:  # fmt: skip
-    """H11_i and H21_i on M's pattern, for levels begin ... end-1."""
+    """H11_i and, unless half, H21_i on M's pattern, for levels begin ... end-1."""
     r = L.shape[1]
     inverse, inner, block = np.zeros((r, r)), np.empty((r, r)), np.empty((r, r))
     for i in range(begin, end):
         c, first, n_before = lo + i * r, start[i], before[i + 1] - before[i]
-        _lower_inverse(L[i], inverse)
+        _lower_inverse(i, L, inverse)
         _level_block(first, start[i + 1], inverse, W, G, inner, block)
         for b in range(r):
             for a in range(b, r):
                 out[indptr[c + b] + a - b] = block[a, b]
-        for p in range(first, start[i + 1]):
+        for p in range(first, first if half else start[i + 1]):
             t = p - first - n_before
             for a in range(r):
                 k = place[before[i] + p - first] + a if t < 0 else indptr[c + a] + r - a + t
