@@ -90,7 +90,7 @@ class Absorb:
         return self._inverse[places]
 
     def _places(self, rows: IntArray, cols: IntArray) -> tuple[IntArray, bool]:
-        """Positions of entries in the pattern, and whether none lies in H21; kept, the next call mostly asks the same."""
+        """Positions of entries in the pattern, and whether none lies in H21; kept, as the next call asks the same."""
         held, m = self._asked, self.meetings
         if held is None or not (np.array_equal(held[0], rows) and np.array_equal(held[1], cols)):
             place = np.empty(len(rows), np.int64)

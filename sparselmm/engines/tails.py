@@ -61,7 +61,8 @@ class Meetings:
 class Tail(Protocol):
     """S, from the values of M and W of the absorbed levels.
 
-    inverse: G (meetings, r) = H22 W', or half of it (`kernels.absorb_inverse`), and the tail's entries of out on M's pattern. bounds: pieces of its columns.
+    inverse: G (meetings, r) = H22 W', or half of it (`kernels.absorb_inverse`), and the tail's entries of out on M's
+    pattern. bounds: pieces of its columns.
     """
 
     bounds: IntArray

@@ -3,7 +3,8 @@
     G_i = H22 W_i',   H21_i = -G_i L_i^-1,   H11_i = L_i^-T (I + W_i G_i) L_i^-1
 
 Where H21 is not wanted, half the work is enough: with F_i the upper triangle of H22 and half its diagonal, W_i G_i is
-the symmetric part of 2 W_i F_i W_i', so that 2 F_i W_i' takes the place of G_i. Two columns of the tail that one level meets are an entry of S, so H22 is known wherever it is read.
+the symmetric part of 2 W_i F_i W_i', so that 2 F_i W_i' takes the place of G_i. Two columns of the
+tail that one level meets are an entry of S, so H22 is known wherever it is read.
 """
 
 import numpy as np
@@ -116,7 +117,7 @@ def _lower_inverse(i: int, L: FloatArray, out: FloatArray) -> None:
 def _level_block(
     first: int, last: int, inverse: FloatArray, W: FloatArray, G: FloatArray, inner: FloatArray, out: FloatArray
 ) -> None:
-    """inner = I + symmetric part of W_i G_i, out = L^-T inner L^-1 (r, r), inverse = L^-1; meetings first ... last-1."""
+    """inner (r, r) = I + symmetric part of W_i G_i, out = L^-T inner L^-1, inverse = L^-1; meetings first ... last-1."""
     r = len(inverse)
     for a in range(r):
         for b in range(r):
