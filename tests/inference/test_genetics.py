@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 import sparselmm as slm
 from sparselmm.datasets import load_dataset
@@ -14,6 +15,7 @@ from tests.herdbook import CALVES, KNOWN, MATERNAL, blocks, calves, herd_book, i
 EXACT_RTOL = 1e-9  # the same ratios
 ERROR_RTOL = 1e-5  # the optimum is known to a scaled gradient of 1e-5
 CLOSED_RTOL = 1e-6  # errors by differences of step 1e-6
+FIT_RTOL = 1e-4  # two searches of one optimum, each to a scaled gradient of 1e-5
 PRINTED = 1.1e-3  # three decimals, of which the book cuts some
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "reference" / "genomics"
 FORMULA = "y ~ 1 + ped(1 | animal + dam, P) + (1 | animal)"
@@ -256,3 +258,21 @@ def test_which_term_is_meant(herd):
     with pytest.raises(slm.ModelError, match="no genetic terms fit"):
         none.reliability()
     assert len(none.reliability("herd")) == 9
+
+
+def test_terms_from_arrays(herd, maternal):
+    """A pedigree's precision makes a term genetic, whatever its names; the pair as columns level * 2 + effect."""
+    table, P = herd
+    Z = np.stack([indicator(table[g], P.ids) for g in ("animal", "dam")], axis=2).reshape(len(table), -1)
+    codes, _ = pd.factorize(table.animal)
+    pair = slm.RandomTerm(sp.csr_array(Z), effects=("a", "m"), name="id", levels=P.ids, Q=P.precision())
+    terms = [pair, slm.RandomTerm(codes, name="a")]
+    fit = slm.LinearMixedModel.from_arrays(table.y, np.ones((len(table), 1)), terms).fit()
+    found, expected = fit.heritability(), maternal.heritability()
+    np.testing.assert_allclose(found, expected, rtol=FIT_RTOL)
+    assert found.index[:2].tolist() == [("heritability", "a"), ("heritability", "m")]
+    np.testing.assert_allclose(fit.reliability("id"), maternal.reliability(), rtol=FIT_RTOL)
+    shares = slm.RandomTerm(sp.csr_array(0.5 * Z[:, 0::2]), name="half", Q=P.precision())
+    half = slm.LinearMixedModel.from_arrays(table.y, np.ones((len(table), 1)), [shares]).fit()
+    with pytest.raises(slm.ModelError, match=r"\(1 \| half\): .* differs between rows"):
+        half.heritability()
