@@ -74,7 +74,7 @@ def main(
         say(f"{each.name}: {report.footer(result)}")
         if write:
             save(RESULTS, README, kept)
-    typer.echo(report.markdown(kept, CONTENDERS))
+    typer.echo(report.markdown(kept))
     if stopped:
         say(f"not timed: {', '.join(stopped)}")
         raise typer.Exit(1)
@@ -83,7 +83,7 @@ def main(
 def save(results: Path, readme: Path, kept: dict[str, object]) -> None:
     """Keep the figures and paste the table; after each problem, so that an interrupted race is not lost."""
     report.save(results, kept)
-    readme.write_text(report.paste(readme.read_text(), report.markdown(kept, CONTENDERS)))
+    readme.write_text(report.paste(readme.read_text(), report.markdown(kept)))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .bars import OURS
+from .contenders import CONTENDERS
 from .course import Entry, Result
 from .problems import RACE
 
@@ -18,10 +19,10 @@ START, END = "<!-- race -->", "<!-- /race -->"
 WIDTH = 120
 
 
-def markdown(kept: Mapping[str, Any], contenders: Iterable[str]) -> str:
-    """Table, notes, bars and circumstances of all that is kept; `contenders` are the columns."""
+def markdown(kept: Mapping[str, Any]) -> str:
+    """Table, circumstances, notes and bars of all that is kept."""
     results = {name: result_of(kept[name]) for name in RACE if name in kept}
-    columns = [name for name in contenders if any(name in r.entries for r in results.values())]
+    columns = [name for name in CONTENDERS if any(name in r.entries for r in results.values())]
     lines = ["| problem | rows | random effects | " + " | ".join(columns) + " |"]
     lines.append("|---|---:|---:|" + "---:|" * len(columns))
     notes: list[str] = []
@@ -57,7 +58,8 @@ def remark_of(entry: Entry, name: str) -> str:
     """What a reader must know of an entry."""
     if entry.note:
         return f"{name}: {entry.note}"
-    said = {"above": "did not reach the optimum", "below": "another criterion or an approximation"}.get(entry.verdict)
+    said = {"above": "did not reach the optimum", "below": "another criterion"}.get(entry.verdict)
+    said = said if said is None or CONTENDERS[name].exact else "approximates the likelihood"
     remarks = [f"{said}, deviance {entry.gap:+.1e} (relative)"] if said else []
     remarks += [] if entry.converged else ["says that it did not converge"]
     return f"{name}: {', '.join(remarks)}" if remarks else ""
