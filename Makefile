@@ -2,8 +2,9 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 SETUP := .venv/.setup-done
+RACERS := statsmodels mixedlm mixedlm-rs lme-python gpboost
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench race clean
 
 help: ## show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -25,6 +26,10 @@ bench: $(SETUP) ## the benchmarks, quickly, in this environment
 	@$(RUN) -m pip install -q -e '.[bench]'
 	@$(RUN) -m asv machine --yes
 	@$(RUN) -m asv run --python=same --quick
+
+race: $(SETUP) ## the race beside other software, hours (ARGS="--scale 0.01" for a minute or two); fills in README
+	@for name in $(RACERS); do $(RUN) -m pip install -q --only-binary :all: $$name || echo "$$name: no wheel, it does not take part"; done
+	@$(RUN) -m benchmarks.race $(if $(ARGS),$(ARGS),--write)
 
 clean: ## remove the virtual environment and everything built
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .asv

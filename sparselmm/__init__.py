@@ -1,8 +1,11 @@
 """Large sparse linear mixed models: `fit = slm.lmm("y ~ x + (1 + x | g)", data)`."""
 
 from ._errors import DataError, EngineError, FormulaError, ModelError, SparselmmError, SparselmmWarning
-from .api import LinearMixedModel, lmm
+from .api import LinearMixedModel, lmm, simulate
 from .datasets import dataset_names, load_dataset
+from .engines.threads import set_threads
+from .many.fit import lmm_many
+from .many.result import ManyFits
 from .results import Fit
 from .structures import Known, Pedigree
 from .terms import ModelSpec, RandomTerm
@@ -16,6 +19,7 @@ __all__ = [
     "FormulaError",
     "Known",
     "LinearMixedModel",
+    "ManyFits",
     "ModelError",
     "ModelSpec",
     "Pedigree",
@@ -24,5 +28,8 @@ __all__ = [
     "SparselmmWarning",
     "dataset_names",
     "lmm",
+    "lmm_many",
     "load_dataset",
+    "set_threads",
+    "simulate",
 ]

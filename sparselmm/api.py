@@ -17,6 +17,8 @@ from .engines.threads import blas_threads
 from .equations import cross_products
 from .fitting import estimate
 from .formula import build_spec
+from .formula.table import open_table
+from .inference.simulate import design_spec, simulate_design
 from .likelihood import Likelihood
 from .optimize import Options
 from .report import describe, not_converged, progress
@@ -158,6 +160,30 @@ def lmm(
         formula, data, weights=weights, offset=offset, residual=residual, context=context, engine=engine
     )
     return model.fit(reml=reml, fixed=fixed, start=start, verbose=verbose)
+
+
+def simulate(
+    formula: str,
+    data: Any,
+    params: Mapping[str, float],
+    seed: Any = None,
+    *,
+    n: int = 1,
+    weights: Any = None,
+    offset: Any = None,
+    residual: str | None = None,
+    context: Mapping[str, Any] | None = None,
+) -> FloatArray:
+    """n responses (rows, n) of a design that has none yet: `simulate("~ x + (1 | g)", table, params, seed=1)`.
+
+    params: every coefficient and every name of `varpar` with its value. A response in the formula is not read. NaN in
+    rows of the table with a missing value. seed: anything that numpy.random.default_rng takes.
+    """
+    spec = design_spec(formula, data, weights=weights, offset=offset, residual=residual, context=context)
+    y = simulate_design(spec, params, n, seed)
+    out = np.full((len(open_table(data)), n), np.nan)
+    out[spec.y.astype(np.int64)] = y
+    return out
 
 
 def _check_engine(engine: Any) -> None:

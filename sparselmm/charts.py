@@ -11,6 +11,7 @@ from ._errors import ModelError
 from ._typing import BoolArray, FloatArray
 from .likelihood import Derivatives
 from .parameters import Parameters
+from .structures.limits import Bounds, at_bounds
 
 SIGMA = "sigma"
 STEP = 1e-4  # of the central differences through the small maps of HeldChart; they are smooth, of order one
@@ -33,6 +34,21 @@ class Chart(Protocol):
     def edges(self, x: FloatArray, size: float) -> list[FloatArray]:
         """x with near-zero scale parameters put to exactly zero, the candidate with most zeros first."""
 
+    def bounds(self) -> Bounds:
+        """Where coordinates have come to an end, (size,) each: those of `Parameters.bounds`."""
+
+    def middle(self) -> FloatArray:
+        """Where a coordinate with bounds starts, (size,); NaN elsewhere."""
+
+    def same_steps(self, x: FloatArray, moved: FloatArray) -> FloatArray:
+        """`moved`, which is x with other parameters of precisions, at the scale that keeps the variance of a step."""
+
+    def idle(self, x: FloatArray) -> BoolArray:
+        """Parameters of precisions whose term has a variance of zero: nothing depends on them, (size,)."""
+
+    def scales(self) -> BoolArray:
+        """Which coordinates are multiplied where a relative covariance factor T is, (size,)."""
+
 
 class FreeChart:
     """x = S theta, sigma profiled out: S makes the effects of each term of order one."""
@@ -51,16 +67,48 @@ class FreeChart:
         return self._inverse.T @ d.gradient, self._inverse.T @ d.hessian @ self._inverse
 
     def edges(self, x: FloatArray, size: float) -> list[FloatArray]:
-        """All terms at their edge first, then one term after another."""
+        """All terms at their edge first, then one term after another; any size where a correlation is at its limit."""
         single: list[FloatArray] = []
         joint = x.copy()
-        for structure, part in zip(self._parameters.structures, self._parameters.slices, strict=True):
-            found = structure.edges(x[part], size)
+        ended = at_bounds(x, self.bounds())
+        parts = zip(self._parameters.structures, self._parameters.slices, self._parameters.rho_slices, strict=True)
+        for structure, part, rho in parts:
+            found = structure.edges(x[part], np.inf if ended[rho].any() else size)
             for candidate in found:
                 single.append(np.concatenate([x[: part.start], candidate, x[part.stop :]]))
             if found:
                 joint[part] = found[0]
         return [joint, *single] if len(single) > 1 else single
+
+    def bounds(self) -> Bounds:
+        return self._parameters.bounds()
+
+    def middle(self) -> FloatArray:
+        return np.where(np.isfinite(self.bounds()[0]), self._parameters.start(self._unit_roots()), np.nan)
+
+    def _unit_roots(self) -> list[FloatArray]:
+        return [np.eye(s.n_effects) for s in self._parameters.structures]
+
+    def same_steps(self, x: FloatArray, moved: FloatArray) -> FloatArray:
+        """For scalar terms; then T^2 / max Q, the variance of the innovations near a correlation of 1, is that of x."""
+        out = moved.copy()
+        parts = zip(self._parameters.precisions, self._parameters.slices, self._parameters.rho_slices, strict=True)
+        for Q, part, rho in parts:
+            if Q is not None and part.stop == part.start + 1:
+                out[part] *= np.sqrt(np.abs(Q.values(moved[rho])).max() / np.abs(Q.values(x[rho])).max())
+        return out
+
+    def idle(self, x: FloatArray) -> BoolArray:
+        out = np.zeros(len(x), dtype=bool)
+        for part, rho in zip(self._parameters.slices, self._parameters.rho_slices, strict=True):
+            out[rho] = not x[part].any()
+        return out
+
+    def scales(self) -> BoolArray:
+        out = np.zeros(self.size, dtype=bool)
+        for part in self._parameters.slices:
+            out[part] = True
+        return out
 
 
 class HeldChart:
@@ -134,6 +182,27 @@ class HeldChart:
         small = is_sd & (np.abs(x) < size) & (x != 0.0)
         single = [np.where(np.arange(len(x)) == i, 0.0, x) for i in np.flatnonzero(small)]
         return [np.where(small, 0.0, x), *single] if len(single) > 1 else single
+
+    def bounds(self) -> Bounds:
+        """None of what is on its natural scale here."""
+        low, high = self._free.bounds()
+        rest = np.full(int(self._sigma is None), np.inf)
+        free = ~self._natural[self._open]
+        low, high = np.where(free, low[self._open], -np.inf), np.where(free, high[self._open], np.inf)
+        return np.append(low, -rest), np.append(high, rest)
+
+    def middle(self) -> FloatArray:
+        middle = np.append(self._free.middle()[self._open], np.full(int(self._sigma is None), np.nan))
+        return np.where(np.isfinite(self.bounds()[0]), middle, np.nan)
+
+    def same_steps(self, x: FloatArray, moved: FloatArray) -> FloatArray:
+        return moved
+
+    def idle(self, x: FloatArray) -> BoolArray:
+        return np.zeros(len(x), dtype=bool)
+
+    def scales(self) -> BoolArray:
+        return np.zeros(self.size, dtype=bool)
 
 
 def _differences(function: Callable[[FloatArray], Any], x: FloatArray) -> FloatArray:

@@ -74,7 +74,7 @@ def effect_basis(gram: FloatArray) -> FloatArray:
 def cross_products(spec: ModelSpec) -> CrossProducts:
     """One pass over the rows of `spec` for each pair of terms. ModelError where X leaves nothing over."""
     weights = np.ones(spec.n) if spec.weights is None else spec.weights
-    fixed, basis, y = fixed_design(spec, weights)
+    fixed, y, basis = fixed_design(spec, weights)
     check_residual(y, fixed.n_columns, spec)
     V = np.column_stack([basis, y])
     designs = [_Design(term, weights) for term in all_terms(spec, fixed)]

@@ -10,12 +10,12 @@ from ._typing import FloatArray
 from .charts import Chart, make_chart
 from .dense import DenseLikelihood
 from .likelihood import Derivatives, Evaluation, Likelihood
-from .optimize import Iteration, Optimum, Options, minimise, scaled_gradient
+from .optimize import Iteration, Optimum, Options
+from .search import down_the_ray, search
 from .start import starting_theta
+from .structures.limits import at_bounds
 
-NEAR_EDGE = 1e-2  # scale parameters (unit-size effects) below this are compared with exactly zero
 EXACT = 1e-10  # sums of squares below this part of those without random effects, and still falling, are none
-SAME = 1e-9  # a deviance higher by no more than this, or this times 1e-3 of its size in rounding, is the same
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,8 +79,10 @@ def estimate(
         x = chart.coordinates(theta, sigma)
         evaluate = lambda x: _Point(likelihood, chart, x, reml)  # noqa: E731
         _check_start(chart, x, evaluate(x))
+        if start is not None or np.isfinite(chart.bounds()[0]).any():
+            x = down_the_ray(evaluate, chart, x)
         options = replace(options, radius=max(options.radius, 0.7 * float(np.linalg.norm(x))))
-        optimum = _at_edge(evaluate, chart, minimise(evaluate, x, options, report), options)
+        optimum = search(evaluate, chart, x, options, report)
         x = optimum.x
         _check_bounded(likelihood, chart, optimum, reml)
     theta, sigma_at = chart.model(x)
@@ -123,24 +125,14 @@ def _check_bounded(likelihood: Likelihood | DenseLikelihood, chart: Chart, optim
         )
 
 
-def _at_edge(evaluate: Callable[[FloatArray], _Point], chart: Chart, optimum: Optimum, options: Options) -> Optimum:
-    """The first candidate at the edge whose deviance is no higher, with the certificate there; else `optimum`."""
-    for x in chart.edges(optimum.x, NEAR_EDGE):
-        point = evaluate(x)
-        if point.value <= optimum.value + SAME + 1e-14 * abs(optimum.value):
-            gradient, hessian = point.derivatives()
-            norm = scaled_gradient(gradient, hessian)
-            if norm <= max(options.tolerance, optimum.gradient_norm):
-                return replace(
-                    optimum, x=x, value=point.value, gradient=gradient, hessian=hessian, gradient_norm=norm,
-                    converged=norm <= options.tolerance, message="converged",
-                )  # fmt: skip
-    return optimum
-
-
 def _is_singular(likelihood: Likelihood | DenseLikelihood, theta: FloatArray) -> bool:
-    """A variance of zero or a correlation of +-1: some T is singular to 1e-5 of its size or of unit effects."""
+    """A variance of zero or a correlation of +-1: some T is singular to 1e-5 of its size or of unit effects.
+
+    Or a parameter of a precision or of the residual at its limit.
+    """
     parameters = likelihood.parameters
+    if at_bounds(theta, parameters.bounds()).any():
+        return True
     for structure, part in zip(parameters.structures, parameters.parts(theta), strict=True):
         T = structure.factor(part)
         size = np.linalg.norm(T, axis=1)

@@ -4,7 +4,7 @@ Dense columns X are few and are profiled out by a p x p Schur complement. Sparse
 as a term whose Q is zero: first the null spaces Z N of intrinsic terms, then the sparse columns of the user.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.linalg as sla
@@ -116,12 +116,11 @@ class FixedDesign:
 
 
 def fixed_design(spec: ModelSpec, weights: FloatArray) -> tuple[FixedDesign, FloatArray, FloatArray]:
-    """The fixed effects of a model, the basis (n, p) of its dense columns, and y less its projection on all columns.
+    """The fixed effects of a model, y less its projection on all of them, and the basis (n, p) of the dense ones.
 
     Of dependent columns the later is dropped; sparse columns come before dense ones, except that a column of X within
     a null space is kept, and takes its share of it when it is reported.
     """
-    y = spec.y if spec.offset is None else spec.y - spec.offset
     own, size = independent_columns(spec.X, weights)
     diffuse = _diffuse(spec, weights)
     none = np.zeros(0, dtype=np.int64)
@@ -133,13 +132,26 @@ def fixed_design(spec: ModelSpec, weights: FloatArray) -> tuple[FixedDesign, Flo
         used, confounded, lost = own[used], own[confounded], own[lost]
     kept, dropped = _numbering(spec, own, lost, diffuse)
     R = _triangular(spec.X[:, used], weights)
-    basis = sla.solve_triangular(R, spec.X[:, used].T, trans="T").T
-    y, start = residualise(y, spec.X[:, used], basis, R, weights)
-    start_D = np.zeros(0)
-    if diffuse is not None:
-        y, step, start_D = _residualise_sparse(y, basis, diffuse, weights)
-        start = start + sla.solve_triangular(R, step)
-    return FixedDesign(kept, dropped, used, confounded, R, B, C, start, start_D, diffuse), basis, y
+    fixed = FixedDesign(kept, dropped, used, confounded, R, B, C, np.zeros(0), np.zeros(0), diffuse)
+    basis = fixed_basis(spec, fixed)
+    return *take_off(spec, fixed, basis, weights), basis
+
+
+def fixed_basis(spec: ModelSpec, fixed: FixedDesign) -> FloatArray:
+    """The W-orthonormal basis of the dense columns in the equations, (n, p)."""
+    return sla.solve_triangular(fixed.R, spec.X[:, fixed.used].T, trans="T").T
+
+
+def take_off(
+    spec: ModelSpec, fixed: FixedDesign, basis: FloatArray, weights: FloatArray
+) -> tuple[FixedDesign, FloatArray]:
+    """The response less its projection on the fixed effects, (n,), and `fixed` with the coefficients of that."""
+    y = spec.y if spec.offset is None else spec.y - spec.offset
+    y, start = residualise(y, spec.X[:, fixed.used], basis, fixed.R, weights)
+    if fixed.diffuse is None:
+        return replace(fixed, start=start), y
+    y, step, start_D = _residualise_sparse(y, basis, fixed.diffuse, weights)
+    return replace(fixed, start=start + sla.solve_triangular(fixed.R, step), start_D=start_D), y
 
 
 def _numbering(spec: ModelSpec, own: IntArray, lost: IntArray, diffuse: Diffuse | None) -> tuple[IntArray, IntArray]:

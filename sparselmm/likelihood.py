@@ -92,7 +92,9 @@ class Likelihood:
         self.parameters = Parameters(spec)
         self.equations = Equations(spec, products)
         self.products = self.equations.products
-        self.engine: Engine = make_engine(engine, self.equations.pattern)
+        self.engine: Engine = make_engine(
+            engine, self.equations.pattern, tuple((t.n_levels, t.n_effects) for t in self.equations.terms)
+        )  # fmt: skip
         self.engine_name, self.engine_reason, self.flops = self.engine.name, self.engine.reason, self.engine.flops
         self.n_evaluations = 0
         self._precision_engines: dict[int, tuple[Engine, IntArray]] = {}

@@ -13,7 +13,10 @@ class Marginal:
     def __init__(self, equations: Equations, engine: str):
         self._q, self._whole = equations.q_marginal, equations.q
         pattern, self._inside = equations.leading(self._q)
-        self._engine = make_engine(engine, pattern)
+        blocks = [(t.n_levels, t.n_effects) for t in equations.terms[:-1]]
+        if rest := self._q - int(equations.offsets[-2]):
+            blocks.append((rest, 1))  # null spaces
+        self._engine = make_engine(engine, pattern, tuple(blocks))
 
     def at(self, values: FloatArray) -> Engine:
         """The engine, holding the block of M with `values` (nnz,)."""

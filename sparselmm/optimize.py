@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import Bounds, minimize
 
-from ._typing import FloatArray
+from ._typing import BoolArray, FloatArray
 
+PATIENCE, MOST_DIFFERENCES = 12, 12  # iterations before the Hessian is made of differences; coordinates at most
+DIFFERENCE = 1e-4  # of a coordinate, or of 1: of an exact gradient
+LONGEST = 2.0  # step of a coordinate with bounds: a factor of 7 in a rate
 ROUNDING = 1e-9  # of the value: with variance ratios of 1e3 and more the criterion cancels to about this
 
 
@@ -68,13 +71,16 @@ def minimise(
     x: FloatArray,
     options: Options = Options(),  # noqa: B008 - frozen
     report: Callable[[Iteration], None] | None = None,
+    bounds: tuple[FloatArray, FloatArray] | None = None,
 ) -> Optimum:
     """Minimise from x (k,). `report` is called after every iteration.
 
-    Where Newton stops short, COBYQA (Ragonneau & Zhang 2023), which needs no derivatives, goes on from the best
-    point, and `method` says so.
+    bounds: lowest and highest x. A coordinate that has come to one drops out of the certificate for as long as the
+    function falls outwards, and where both are the same. Where Newton stops short, COBYQA (Ragonneau & Zhang 2023),
+    which needs no derivatives, goes on from the best point, and `method` says so.
     """
-    search = _Newton(evaluate, np.array(x, dtype=np.float64), options, report)
+    low, high = bounds or (np.full(len(x), -np.inf), np.full(len(x), np.inf))
+    search = _Newton(evaluate, np.clip(np.array(x, dtype=np.float64), low, high), options, report, low, high)
     search.run()
     if not search.converged and options.fallback:
         search.without_derivatives()
@@ -90,10 +96,14 @@ class _Newton:
         x: FloatArray,
         options: Options,
         report: Callable[[Iteration], None] | None,
+        low: FloatArray,
+        high: FloatArray,
     ):
         self.evaluate, self.options, self.report = evaluate, options, report
+        self.low, self.high = low, high
         self.x, self.radius = x, options.radius
         self.missing = np.zeros((len(x), len(x)))  # true Hessian minus the approximate one, as learnt
+        self.by_differences = False
         self.log: list[Iteration] = []
         self.n_evaluations, self.method, self.message = 1, "newton", ""
         point = evaluate(x)
@@ -104,28 +114,60 @@ class _Newton:
     def run(self) -> None:
         """Steps until the scaled gradient is small, progress ends or the budget is spent."""
         while not self.converged and len(self.log) <= self.options.max_iter:
-            if not self._step():
+            if len(self.log) > PATIENCE and np.isfinite(self.low).any():
+                self._learn_by_differences()
+            if self._step():
+                continue
+            if self.by_differences or not self._learn_by_differences():
                 self.message = "no further decrease"
                 return
+            self.radius = self.options.radius
 
     @property
     def converged(self) -> bool:
         return self.log[-1].gradient_norm <= self.options.tolerance
 
+    @property
+    def free(self) -> BoolArray:
+        """Which coordinates are between their bounds, or at one from which the function falls inwards."""
+        out = (self.low < self.x) | (self.gradient < 0.0)
+        return out & ((self.x < self.high) | (self.gradient > 0.0)) & (self.low < self.high)
+
     def _model(self) -> FloatArray:
-        """The Hessian of the quadratic model; without what was learnt where that spoils a positive definite one."""
-        full = self.hessian + self.missing
-        if np.linalg.eigvalsh(full)[0] <= 0.0 < np.linalg.eigvalsh(self.hessian)[0]:
+        """The Hessian of the quadratic model; without a guess that spoils a positive definite one."""
+        full, free = self.hessian + self.missing, np.ix_(self.free, self.free)
+        if self.by_differences or not self.free.any():
+            return full
+        if np.linalg.eigvalsh(full[free])[0] <= 0.0 < np.linalg.eigvalsh(self.hessian[free])[0]:
             return self.hessian
         return full
+
+    def _trial(self, model: FloatArray) -> FloatArray:
+        """The step of the trust region; what would leave the bounds stops there, and the rest is solved again."""
+        step, free = np.zeros(len(self.x)), self.free
+        while free.any():
+            slope = self.gradient + model @ np.where(free, 0.0, step)
+            step[free] = trust_region_step(slope[free], model[np.ix_(free, free)], self.radius)
+            inside = self._clipped(step)
+            outside = free & (inside != step)
+            if not outside.any():
+                break
+            step[outside] = inside[outside]
+            free = free & ~outside
+        return step
+
+    def _clipped(self, step: FloatArray) -> FloatArray:
+        """The part of a step that is within the bounds, LONGEST at most where there are some."""
+        longest = np.where(np.isfinite(self.low), LONGEST, np.inf)
+        return np.clip(step, np.maximum(self.low - self.x, -longest), np.minimum(self.high - self.x, longest))
 
     def _step(self) -> bool:
         """Shrink the radius until a step lowers the function; False when none does."""
         model = self._model()
         for _ in range(30):
-            step = trust_region_step(self.gradient, model, self.radius)
+            step = self._trial(model)
             predicted = -float(self.gradient @ step + 0.5 * step @ model @ step)
-            point = self.evaluate(self.x + step)
+            point = self.evaluate(self._moved(step))
             self.n_evaluations += 1
             change = self.value - point.value
             if predicted > 0 and change > 1e-4 * predicted:
@@ -140,7 +182,9 @@ class _Newton:
     def _polish(self, point: Point, step: FloatArray) -> bool:
         """Where rounding hides the change of the value, a step counts if it lowers the scaled gradient."""
         gradient, hessian = point.derivatives()
-        if not scaled_gradient(gradient, hessian + self.missing) < self.log[-1].gradient_norm:
+        inside = self.free
+        model = (hessian + self.missing)[np.ix_(inside, inside)]
+        if not scaled_gradient(gradient[inside], model) < self.log[-1].gradient_norm:
             return False
         self._accept(point, step, 0.5)
         return True
@@ -148,23 +192,34 @@ class _Newton:
     def _stretched(self, point: Point, step: FloatArray, ratio: float) -> tuple[Point, FloatArray]:
         """Twice the step, and again, while far from the optimum the function falls faster than its model."""
         while ratio > 1.0 and self.log[-1].gradient_norm > 1.0:
-            further = self.evaluate(self.x + 2.0 * step)
+            twice = 2.0 * step
+            if (self._clipped(twice) != twice).any():
+                break
+            further = self.evaluate(self._moved(twice))
             self.n_evaluations += 1
             if not further.value < point.value:
                 break
-            point, step = further, 2.0 * step
+            point, step = further, twice
         return point, step
+
+    def _moved(self, step: FloatArray) -> FloatArray:
+        """x + step, exactly on the bounds where it reaches them."""
+        end = np.where(
+            step == self.low - self.x, self.low, np.where(step == self.high - self.x, self.high, self.x + step)
+        )
+        return np.clip(end, self.low, self.high)
 
     def _accept(self, point: Point, step: FloatArray, ratio: float) -> None:
         length = float(np.linalg.norm(step))
         gradient, hessian = point.derivatives()
         self._learn(step, gradient - self.gradient, 0.5 * (hessian + self.hessian))
-        self.x, self.value, self.gradient, self.hessian = self.x + step, point.value, gradient, hessian
+        self.x, self.value, self.gradient, self.hessian = self._moved(step), point.value, gradient, hessian
         if ratio > 0.75 and length > 0.9 * self.radius:
             self.radius = 3.0 * length
         elif ratio < 0.25:
             self.radius = 0.5 * length
         self._note(length)
+        self.by_differences = False
 
     def _learn(self, step: FloatArray, change: FloatArray, hessian: FloatArray) -> None:
         """Symmetric rank-one update: (hessian + missing) step = change of the gradient."""
@@ -173,24 +228,40 @@ class _Newton:
         if abs(scale) > 1e-8 * np.linalg.norm(rest) * np.linalg.norm(step):
             self.missing = self.missing + np.outer(rest, rest) / scale
 
+    def _learn_by_differences(self) -> bool:
+        """What the approximate Hessian misses here, from differences of the gradient; False where they are too many."""
+        if self.free.sum() > MOST_DIFFERENCES:
+            return False
+        free, ahead = self.free, self.missing + self.hessian
+        for i in np.flatnonzero(free):
+            step = DIFFERENCE * max(1.0, abs(self.x[i])) * (1.0 if self.x[i] < self.high[i] else -1.0)
+            point = self.evaluate(self.x + step * (np.arange(len(self.x)) == i))
+            self.n_evaluations += 1
+            if np.isfinite(point.value):
+                ahead[i] = (point.derivatives()[0] - self.gradient) / step
+        self.by_differences, both = True, np.outer(free, free)
+        self.missing = np.where(both, 0.5 * (ahead + ahead.T) - self.hessian, self.missing)
+        return True
+
     def _note(self, length: float) -> None:
-        norm = scaled_gradient(self.gradient, self._model())
+        free = self.free
+        norm = scaled_gradient(self.gradient[free], self._model()[np.ix_(free, free)])
         self.log.append(Iteration(len(self.log), self.value, norm, length))
         if self.report is not None:
             self.report(self.log[-1])
 
     def without_derivatives(self) -> None:
         """COBYQA from the best point so far; the certificate is then computed where it ends."""
-        result = minimize(
-            lambda x: self.evaluate(x).value, self.x, method="COBYQA", options={"final_tr_radius": 1e-8, "maxfev": 2000}
-        )
+        options = {"final_tr_radius": 1e-8, "maxfev": 2000}
+        bounds = Bounds(self.low, self.high)
+        result = minimize(lambda x: self.evaluate(x).value, self.x, method="COBYQA", bounds=bounds, options=options)
         self.n_evaluations += int(result.nfev)
         self.method = "cobyqa"
         point = self.evaluate(result.x if result.fun <= self.value else self.x)
         self.x = result.x if result.fun <= self.value else self.x
         self.value = point.value
         self.gradient, self.hessian = point.derivatives()
-        self.missing[:] = 0.0
+        self.missing[:], self.by_differences = 0.0, False
         self._note(0.0)
 
     def optimum(self) -> Optimum:

@@ -10,6 +10,7 @@ from ._typing import FloatArray
 from .structures import Covariance, Precision
 from .structures.base import Residual
 from .structures.intrinsic import proper
+from .structures.limits import Bounds, bounds_of
 from .terms import ModelSpec
 
 
@@ -70,6 +71,13 @@ class Parameters:
         parts = [*self.slices, *self.rho_slices, self.residual_slice]
         pairs = zip(structures, parts, strict=True)
         return [(s, part) for s, part in pairs if s is not None and part.stop > part.start]
+
+    def bounds(self) -> Bounds:
+        """Where the parameters of precisions and of the residual have come to an end of their space, (k,) each."""
+        low, high = np.full(self.count, -np.inf), np.full(self.count, np.inf)
+        for structure, part in self.blocks():
+            low[part], high[part] = bounds_of(structure)
+        return low, high
 
     def to_natural(self, theta: FloatArray) -> FloatArray:
         """Relative standard deviations, correlations, parameters of the precisions, (k,)."""

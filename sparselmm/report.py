@@ -11,6 +11,8 @@ import pandas as pd
 
 from ._typing import FloatArray
 from .engines.dense import forecast_bytes
+from .inference.coef_table import coef_table
+from .inference.ddf import ddf_method
 from .inference.varpar import at_edge, term_covariances
 from .likelihood import Likelihood
 from .optimize import Iteration
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 3.0  # seconds before a terminal shows a progress line
 WIDEST = 7  # decimals of a table's column
+SMALLEST_P = 2e-16  # the machine's epsilon: tail areas below it are not printed
+METHOD_NAMES = {"satterthwaite": "Satterthwaite's degrees of freedom", "wald": "Wald tests, normal distribution"}
 
 
 def summary(fit: "Fit") -> str:
@@ -32,7 +36,7 @@ def summary(fit: "Fit") -> str:
         lines.append(f"Formula: {' '.join(fit.spec.formula.split())}")
     lines += ["", _criterion(fit), "", _scaled_residuals(fit), "", "Random effects:", _random_table(fit)]
     lines += [*_structure_parameters(fit), *_residual_line(fit), _sizes(fit)]
-    lines += ["", "Fixed effects:", _fixed_table(fit), "", *_facts(fit)]
+    lines += ["", *_fixed_table(fit), "", *_facts(fit)]
     return "\n".join(lines)
 
 
@@ -95,17 +99,28 @@ def _sizes(fit: "Fit") -> str:
     return f"Observations: {fit.nobs:,}" + (f"; groups: {levels}" if groups else "")
 
 
-def _fixed_table(fit: "Fit") -> str:
+def _fixed_table(fit: "Fit") -> Iterator[str]:
+    """The method of the tests, and a row a coefficient."""
     if not fit.spec.fixed_names:
-        return "  none"
-    dropped = fit.dropped_columns
-    kept = fit.fixef.drop(list(dropped))
-    errors = fit.fixef_se[kept.index]
-    t_values = [f"{t:.3f}" for t in kept / errors]
-    cells = zip(decimals(kept), decimals(errors), t_values, strict=True)
-    known = dict(zip(kept.index, cells, strict=True))
-    rows = [[name, *known.get(name, ("dropped", "", ""))] for name in fit.spec.fixed_names]
-    return aligned(["", "Estimate", "Std. Error", "t value"], rows, "<>>>")
+        yield "Fixed effects:\n  none"
+        return
+    method = ddf_method(fit)
+    table = coef_table(fit, method)
+    kept = table.drop(list(fit.dropped_columns))
+    cells = [decimals(kept.estimate), decimals(kept.std_error), [f"{x:.1f}" for x in kept.df]]
+    cells += [[f"{x:.3f}" for x in kept.iloc[:, 3]], [p_value(p) for p in kept.p_value]]
+    known = dict(zip(kept.index, zip(*cells, strict=True), strict=True))
+    rows = [[name, *known.get(name, ("dropped", "", "", "", ""))] for name in fit.spec.fixed_names]
+    header = ["", "Estimate", "Std. Error", "df", f"{kept.columns[3]} value", "p value"]
+    shown = [j for j in range(6) if j != 3 or method.name != "wald"]
+    header, *rows = [[row[j] for j in shown] for row in [header, *rows]]
+    yield f"Fixed effects ({METHOD_NAMES[method.name]}):"
+    yield aligned(header, rows, "<" + ">" * (len(header) - 1))
+
+
+def p_value(p: float) -> str:
+    """Three digits; `<2e-16` where R says so too."""
+    return "<2e-16" if p < SMALLEST_P else f"{p:.3g}"
 
 
 def _facts(fit: "Fit") -> Iterator[str]:

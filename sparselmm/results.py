@@ -1,8 +1,8 @@
 """The fitted model: a frozen record; every number is made by a function elsewhere and read here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,9 @@ from .equations import fitted_values
 from .fitting import Estimate
 from .likelihood import Likelihood
 from .terms import ModelSpec
+
+if TYPE_CHECKING:
+    from .inference.bootstrap import Bootstrap
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,6 +46,16 @@ class Fit:
         """Standard errors of the fixed effects, sqrt of the diagonal of `vcov`."""
         theta = self.estimate.evaluation.theta
         return self._by_coefficient(np.sqrt(self.likelihood.fixed_variances(theta, self.sigma)))
+
+    def coef_table(self, ddf: Any = None) -> pd.DataFrame:
+        """A row a fixed effect: estimate, std_error, df, t (z for "wald"), p_value.
+
+        ddf: "satterthwaite", "kenward-roger" (adjusts standard errors too), "wald"; None: Satterthwaite's where that
+        is affordable (`summary()` says which).
+        """
+        from .inference.coef_table import coef_table
+
+        return coef_table(self, ddf)
 
     @property
     def vcov(self) -> pd.DataFrame:
@@ -111,6 +124,13 @@ class Fit:
         return variance_parameter_errors(self)
 
     @property
+    def varpar_vcov(self) -> pd.DataFrame:
+        """Covariance matrix of `varpar`, by the delta method; NaN where held or on the boundary."""
+        from .inference.varpar import variance_parameter_vcov
+
+        return variance_parameter_vcov(self)
+
+    @property
     def varcorr(self) -> pd.DataFrame:
         """Variances, covariances and the residual: columns group, effect1, effect2, vcov, sdcor."""
         from .inference.varpar import variances_and_correlations
@@ -126,6 +146,49 @@ class Fit:
         from .inference.ranef import random_effects
 
         return random_effects(self, se)
+
+    def heritability(self, *, exclude: str | Sequence[str] = ()) -> pd.DataFrame:
+        """Heritability and all shares of the phenotypic variance; index (quantity, of), estimate, std_error.
+
+        With c the variances and covariances of `varcorr`, and sigma_p^2 their sum, the residual included:
+        heritability: genetic variance (`ped`, `known`) of a group / sigma_p^2; of the dam it is the maternal one.
+        total heritability: (a + 1.5 am + 0.5 m) / sigma_p^2 (Willham 1972), and correlation: am / sqrt(a m), of
+        `ped(1 | animal + dam, P)`. repeatability: genetic plus permanent, `(1 | animal)`, of a group / sigma_p^2.
+        share: each component / sigma_p^2; `Intercept|animal` is the permanent environment.
+
+        sigma_p^2 is the variance of a record of weight 1 (of the reference stratum of `varident`) of a non-inbred
+        animal about the fixed effects; mean F is ignored, as usual. The covariance of direct and maternal effects
+        counts once: twice the relationship of an animal with its dam, 1/2. exclude: groups or terms that do not
+        count in sigma_p^2, such as herds. A sire variance is a quarter of the additive one: see `variance_ratio`.
+        Standard errors are the delta method's from the covariance matrix of all variance parameters, what was held
+        or is zero taken as known; NaN where nothing in a quantity was free.
+
+        Errors: ModelError where no term is genetic, or a term with slopes makes sigma_p^2 differ between rows.
+        """
+        from .inference.genetics import heritability
+
+        return heritability(self, exclude)
+
+    def variance_ratio(self, numerator: Any, denominator: Any = None) -> pd.Series:
+        """estimate and std_error (delta method) of a ratio of sums of variances and covariances.
+
+        numerator, denominator: names `effect|group`, `effect1.effect2|group`, `Residual`: one, several, or a mapping
+        from names to coefficients. None: the phenotypic variance, as in `heritability`.
+        """
+        from .inference.genetics import variance_ratio
+
+        return variance_ratio(self, numerator, denominator)
+
+    def reliability(self, term: str | None = None) -> pd.DataFrame:
+        """Reliability of each BLUP, 1 - PEV/(variance of the effect), levels by effects; its square root: accuracy.
+
+        PEV = var(b_hat - b), at known variance parameters; the variance of animal l's breeding value is
+        sigma_a^2 (1 + F_l), of any level its diagonal entry of sigma^2 G x Q^-1. NaN where the variance is zero.
+        term: its group or its text; None: the only genetic one.
+        """
+        from .inference.genetics import reliability
+
+        return reliability(self, term)
 
     @property
     def fitted(self) -> FloatArray:
@@ -145,6 +208,33 @@ class Fit:
         from .inference.predict import predict
 
         return predict(self, newdata, re=re, new_levels=new_levels)
+
+    def simulate(self, n: int = 1, seed: Any = None, *, effects: str = "new") -> FloatArray:
+        """n responses (nobs, n). effects: "new" draws the random effects too, "fitted" keeps them, "none" has none."""
+        from .inference.simulate import simulate
+
+        return simulate(self, n, seed, effects=effects)
+
+    def bootstrap(
+        self,
+        n: int = 1000,
+        seed: int | None = None,
+        *,
+        workers: int = 1,
+        file: Any = None,
+        progress: bool = False,
+        effects: str = "new",
+    ) -> "Bootstrap":
+        """Parametric bootstrap: n fits of simulated responses. workers: processes. file: kept there, and continued."""
+        from .inference.bootstrap import bootstrap
+
+        return bootstrap(self, n, seed, workers=workers, file=file, progress=progress, effects=effects)
+
+    def refit(self, y: Any, *, start: FloatArray | None = None) -> "Fit":
+        """The same model and criterion for another response y (nobs,): nothing but the response is read again."""
+        from .inference.refit import refit
+
+        return refit(self, y, start=start)
 
     @property
     def converged(self) -> bool:

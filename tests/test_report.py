@@ -31,11 +31,12 @@ Random effects:
   Residual              654.94    25.5918
 Observations: 180; groups: Subject, 18
 
-Fixed effects:
-             Estimate  Std. Error  t value
-  Intercept   251.405      6.8246   36.838
-  Days         10.467      1.5458    6.771
-"""  # numbers: lme4 1.1 (Bates et al. 2015, section 5.2), which prints 612.10, 35.07, 654.94; 0.07; 251.405, 10.467
+Fixed effects (Satterthwaite's degrees of freedom):
+             Estimate  Std. Error    df  t value   p value
+  Intercept   251.405      6.8246  17.0   36.838    <2e-16
+  Days         10.467      1.5458  17.0    6.771  3.26e-06
+"""  # numbers: lme4 1.1 (Bates et al. 2015, section 5.2), which prints 612.10, 35.07, 654.94; 0.07; 251.405, 10.467;
+# degrees of freedom and p values: lmerTest 3.1-3 (tests/golden, sleep_us_REML)
 
 
 def summary(formula, data, **options):

@@ -1,17 +1,23 @@
 """Engines: how log|M|, solves and selected inverses are computed."""
 
 from .._errors import EngineError
-from .base import Engine, Pattern
+from .absorb import Absorb
+from .base import Blocks, Engine, Pattern
 from .cholmod import Cholmod
 
-ENGINES = ("auto", "cholmod", "dense")
+ENGINES = ("auto", "absorb", "cholmod", "dense")
 
 
-def make_engine(name: str, pattern: Pattern) -> Engine:
-    """The engine for M that `name` asks for; "auto" is cholmod. EngineError for an unknown name."""
+def make_engine(name: str, pattern: Pattern, blocks: Blocks = ()) -> Engine:
+    """The engine for M that `name` asks for; "auto" is cholmod. EngineError for an unknown name.
+
+    blocks: (levels, effects a level) of each term in the order of M's columns; without them nothing is absorbed.
+    """
+    if name == "absorb":
+        return Absorb(pattern, blocks)
     if name not in ("auto", "cholmod"):
         raise EngineError(f"unknown engine '{name}': known are {', '.join(ENGINES)}")
     return Cholmod(pattern)
 
 
-__all__ = ["ENGINES", "Cholmod", "Engine", "Pattern", "make_engine"]
+__all__ = ["ENGINES", "Absorb", "Blocks", "Cholmod", "Engine", "Pattern", "make_engine"]

@@ -3,9 +3,14 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from .._typing import FloatArray, IntArray
+
+NOT_POSITIVE = "the mixed-model equations are not positive definite at these parameters"
+
+Blocks: TypeAlias = tuple[tuple[int, int], ...]
+"""(levels, effects a level) of each term, in the order of the columns of M: term, level, effect."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from .._errors import EngineError
 from .._typing import FloatArray, IntArray
 from ..kernels.selinv import panel_positions, selected_inverse, supernodes
 from ..kernels.symbolic import column_counts
-from .base import Pattern, available_memory
+from ..kernels.triangular import solve_transposed
+from .base import NOT_POSITIVE, Pattern, available_memory
 
 INSTALL = (
     "scikit-sparse cannot be imported ({reason}). Install SuiteSparse and then the version that fits it:\n"
@@ -24,9 +25,6 @@ INSTALL = (
 )
 BYTES_PER_NONZERO = 28.0  # L as CHOLMOD keeps it (8 + index), its columns as scipy sees them (8), the inverse (8)
 SMALL = 400  # below this order every fill-reducing ordering is as good as another
-
-
-NOT_POSITIVE = "the mixed-model equations are not positive definite at these parameters"
 
 
 class _Factor(Protocol):
@@ -166,6 +164,15 @@ class Cholmod:
             warnings.simplefilter("ignore")
             L = self._factor.lower()
         return np.asarray(L.diagonal()[self._inverse_perm] ** 2)
+
+    def sample(self, z: FloatArray) -> FloatArray:
+        """P' L^-T z, (q, c): of covariance M^-1 where z is standard normal (Rue & Held 2005, algorithm 2.4)."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            L = self._factor.lower().sorted_indices()
+        out = np.array(z, dtype=np.float64, order="C")
+        solve_transposed(L.indptr, L.indices, L.data, out)
+        return out[self._inverse_perm]
 
     def selected_inverse(self, rows: IntArray, cols: IntArray) -> FloatArray:
         with warnings.catch_warnings():

@@ -1,12 +1,77 @@
-"""BLAS threads: one for small fronts, where a second one costs more than it brings."""
+"""One knob for threads: kernels that release the GIL run in a pool of Python threads, and BLAS follows.
 
-from collections.abc import Iterator
+Numba's own parallel loops are not used: its OpenMP layer ends a process that forks after a fit, its workqueue layer
+one that fits in two threads. Each piece of work writes what no other writes and adds in a fixed order, so the
+numbers do not depend on how many threads there are.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from itertools import pairwise
+from typing import Any
 
+import numpy as np
 from threadpoolctl import ThreadpoolController
 
+from .._errors import EngineError
+from .._typing import IntArray
+
 MANY_FLOPS = 3e9  # InstEval (2e8) on two cores: 0.56 s with one thread, 0.9 to 3 s with two; fronts must be far larger
+MOST_PIECES = 64  # of one call; several for each thread, so that an unlucky one does not hold up the others
+VARIABLE = "SPARSELMM_THREADS"
+
+_chosen: int | None = None
+
+
+def set_threads(n: int | None) -> None:
+    """Use n threads in kernels and BLAS; None: the environment's SPARSELMM_THREADS, or every core (BLAS: its own)."""
+    global _chosen
+    if n is not None and (not isinstance(n, int) or isinstance(n, bool) or n < 1):
+        raise EngineError(f"set_threads needs a whole number of at least 1, or None, not {n!r}")
+    _chosen = n
+
+
+def get_threads() -> int:
+    """Threads that kernels use."""
+    return _asked() or _cores()
+
+
+def _asked() -> int | None:
+    """What the user asked for, if anything."""
+    if _chosen is not None:
+        return _chosen
+    text = os.environ.get(VARIABLE, "")
+    if text and (not text.isdecimal() or int(text) < 1):
+        raise EngineError(f"{VARIABLE} must be a whole number of at least 1, it is '{text}'")
+    return int(text) if text else None
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def _pool(process: int, n: int) -> ThreadPoolExecutor:
+    """Threads of one process: those of a parent do not survive a fork."""
+    return ThreadPoolExecutor(n, thread_name_prefix="sparselmm")
+
+
+def pieces(work: IntArray, grain: float) -> IntArray:
+    """Bounds of pieces of about equal work, at least `grain` each; work (n+1,) is cumulative. Not of the threads."""
+    count = int(np.clip(work[-1] / grain, 1, MOST_PIECES))
+    inner = np.searchsorted(work, np.linspace(0, work[-1], count + 1)[1:-1])
+    return np.unique(np.concatenate([[0], inner, [len(work) - 1]])).astype(np.int64)
+
+
+def parallel(kernel: Callable[..., Any], bounds: IntArray, *args: Any) -> list[Any]:
+    """[kernel(begin, end, *args) for each piece], at the same time; the kernel releases the GIL."""
+    n = min(get_threads(), len(bounds) - 1)
+    if n <= 1:
+        return [kernel(bounds[0], bounds[-1], *args)]
+    return list(_pool(os.getpid(), n).map(lambda piece: kernel(*piece, *args), pairwise(bounds)))
 
 
 @cache
@@ -18,8 +83,9 @@ def _controller() -> ThreadpoolController:
 @contextmanager
 def blas_threads(flops: float) -> Iterator[None]:
     """One BLAS thread inside where a factorisation takes few flops; the user's setting where it takes many."""
-    if flops >= MANY_FLOPS:
+    limit = 1 if flops < MANY_FLOPS else _asked()
+    if limit is None:
         yield
         return
-    with _controller().limit(limits=1, user_api="blas"):
+    with _controller().limit(limits=limit, user_api="blas"):
         yield

@@ -67,7 +67,10 @@ class Encoding:
         return self._encode(self.fixed_design, newdata)
 
     def random(self, newdata: Any) -> list[tuple[IntArray, FloatArray | None]]:
-        """For each term the levels of the rows (n,), -1 where unknown or missing, and the columns (n, r) or None."""
+        """For each term the levels of the rows, -1 where unknown or missing, and the columns (n, r) or None.
+
+        Levels are (n,), or (n, r) where each effect has a level of its own, as in `ped(1 | animal + dam, P)`.
+        """
         table = open_table(newdata)
         coded = {(t.group, j): self._part(table, t, j) for t in self.terms for j in range(len(t.group))}
         out = []
@@ -75,8 +78,9 @@ class Encoding:
             parts = [coded[term.group, j] for j in range(len(term.group))]
             if isinstance(term, LatentEncoding):
                 rows = self._rows(table, term.columns)
-                codes = np.full(len(rows.keep), -1, dtype=np.int64)
-                codes[rows.keep] = term.codes(rows.frame, [part[rows.keep] for part in parts], self.context)
+                found = term.codes(rows.frame, [part[rows.keep] for part in parts], self.context)
+                codes = np.full((len(rows.keep), *found.shape[1:]), -1, dtype=np.int64)
+                codes[rows.keep] = found
             else:
                 codes = code_new_rows(term.levels, parts)
             out.append((codes, None if term.design is None else self._encode(term.design, table)))
@@ -246,7 +250,7 @@ class _Builder:
         seen = set()
         for bar in self.parsed.bars:
             if bar.word in latent_words():
-                yield from (latent.build(bar, group) for group in bar.groups or ((),))
+                yield from latent.terms(bar)
                 continue
             for side in self._left_sides(bar, frame):
                 for group in bar.groups:

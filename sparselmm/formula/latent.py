@@ -1,11 +1,12 @@
 """Bars whose levels are correlated: times -> latent states, labels -> the levels of a pedigree or a given matrix."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from .._errors import DataError, ModelError
 from .._typing import AnyArray, FloatArray, IntArray
@@ -24,7 +25,8 @@ class LatentEncoding:
     """How rows find their state: labels of the states in order, and the expressions that make a row's label.
 
     times: the expressions of the times of a series word, () for a level word. levels: the coded group, None for
-    one series. design: the left side of a level word, None where it is just 1.
+    one series; of a level word that reads columns as they are, every label there is. design: the left side of a level
+    word, None where it is just 1. joint: the columns of the group are one effect each, `ped(1 | animal + dam, P)`.
     """
 
     labels: pd.Index
@@ -33,14 +35,19 @@ class LatentEncoding:
     levels: GroupingFactor | None
     design: Design | None
     columns: tuple[str, ...]
+    joint: bool = False
 
     def codes(self, frame: pd.DataFrame, parts: Sequence[IntArray], context: Mapping[str, Any]) -> IntArray:
-        """State of each row of new data, -1 where the fit has none. parts: codes of the group's components."""
+        """State of each row of new data (n,), -1 where the fit has none; (n, effects) where `joint`.
+
+        parts: codes of the group's components.
+        """
+        if self.joint:
+            return np.column_stack(parts)
         if not self.times:
             assert self.levels is not None
-            known = code_new_rows(self.levels, parts)
-            names = pd.Index(self.levels.labels() + [None])
-            return self.labels.get_indexer(names)[known]
+            place = self.labels.get_indexer(pd.Index(self.levels.labels()))
+            return np.append(place, -1)[code_new_rows(self.levels, parts)]
         keys: list[AnyArray] = [time_values(expr, text, frame, context) for expr, text in self.times]
         if self.levels is not None:
             keys.insert(0, np.array([*self.levels.labels(), None], dtype=object)[code_new_rows(self.levels, parts)])
@@ -53,6 +60,14 @@ class LatentBuilder:
 
     def __init__(self, frame: pd.DataFrame, coder: GroupCoder, context: Mapping[str, Any], known: frozenset[str]):
         self.frame, self.coder, self.context, self.known = frame, coder, context, known
+
+    def terms(self, bar: Bar) -> Iterator[tuple[RandomTerm, LatentEncoding]]:
+        """The terms of a bar: one for each of its groups, but a single one for `ped(1 | animal + dam, P)`."""
+        how = latent_words()[bar.word]
+        if isinstance(how, LevelWord) and len(bar.groups) > 1:
+            yield self._joint(bar, how)
+        else:
+            yield from (self.build(bar, group) for group in bar.groups or ((),))
 
     def build(self, bar: Bar, group: tuple[str, ...]) -> tuple[RandomTerm, LatentEncoding]:
         """One term of a bar, for one of its groups (() where it has none)."""
@@ -124,11 +139,8 @@ class LatentBuilder:
         return term, LatentEncoding(labels, (key1, key2), (), None, None, tuple(dict.fromkeys(columns)))
 
     def _levels(self, bar: Bar, group: tuple[str, ...], how: LevelWord) -> tuple[RandomTerm, LatentEncoding]:
-        if bar.given is None or bar.options or not group:
-            word = bar.word
-            raise bar.error(f"{word}() is written {word}(1 | id, name), with {how.needs} in context={{'name': ...}}")
-        factor = self.coder.factor(group)
-        place, precision, labels = how.make(self._object(bar.given), factor.labels(), factor.name)
+        given, factor = self._given(bar, how), self.coder.factor(group)
+        place, precision, labels = how.make(self._object(given), factor.labels(), factor.name)
         terms = read_terms(quote_columns(bar.left, list(self.frame)), bar.left)
         texts = [str(t) for t in terms]
         if not texts:
@@ -143,9 +155,41 @@ class LatentBuilder:
         index = pd.Index(labels, name=factor.name)
         term = RandomTerm(
             np.asarray(place, dtype=np.int64)[factor.codes], "us", columns, tuple(f"{bar.word}({e})" for e in effects),
-            factor.name, index, precision, left, f"{bar.word}({left} | {factor.name}, {bar.given.text})",
+            factor.name, index, precision, left, f"{bar.word}({left} | {factor.name}, {given.text})",
         )  # fmt: skip
-        return term, LatentEncoding(index, (), group, factor, design, tuple(columns_read))
+        known = factor if len(group) > 1 else _all_levels(index, 1)
+        return term, LatentEncoding(index, (), group, known, design, tuple(columns_read))
+
+    def _joint(self, bar: Bar, how: LevelWord) -> tuple[RandomTerm, LatentEncoding]:
+        """`ped(1 | animal + dam, P)`: every animal has an effect on its own rows and one on its offspring's.
+
+        Z (n, 2m) has two ones in a row: at (animal, first effect) and (dam, second effect); T is unstructured.
+        """
+        given, names = self._given(bar, how), tuple(":".join(group) for group in bar.groups)
+        texts = [str(t) for t in read_terms(quote_columns(bar.left, list(self.frame)), bar.left)]
+        if texts != ["1"] or len(set(names)) < len(names) or any(len(group) > 1 for group in bar.groups):
+            raise bar.error(
+                f"{bar.word}() with several groups is written {bar.word}(1 | {names[0]} + other, {given.text}): "
+                "an intercept for each of different columns"
+            )
+        factors = [self.coder.factor(group) for group in bar.groups]
+        labels = [label for factor in factors for label in factor.labels()]
+        name = "+".join(names)
+        place, precision, levels = how.make(self._object(given), labels, name)
+        places = np.split(place, np.cumsum([factor.n_levels for factor in factors])[:-1])
+        codes = np.column_stack([p[factor.codes] for p, factor in zip(places, factors, strict=True)])
+        index, effects = pd.Index(levels, name=name), tuple(f"{bar.word}({column})" for column in names)
+        text = f"{bar.word}(1 | {' + '.join(names)}, {given.text})"
+        Z = _indicators(codes, len(index))
+        term = RandomTerm(Z, "us", None, effects, name, index, precision, "1", text)
+        return term, LatentEncoding(index, (), names, _all_levels(index, len(names)), None, (), joint=True)
+
+    def _given(self, bar: Bar, how: LevelWord) -> Expr:
+        """What stands after the comma of a level word."""
+        if bar.given is None or bar.options or not bar.groups:
+            word = bar.word
+            raise bar.error(f"{word}() is written {word}(1 | id, name), with {how.needs} in context={{'name': ...}}")
+        return bar.given
 
     def _object(self, expr: Expr) -> Any:
         """What a name or a literal after the comma stands for."""
@@ -156,6 +200,19 @@ class LatentBuilder:
             raise ModelError(f"'{expr.text}' is not known: give it in context={{'{expr.text}': ...}}") from error
         except (SyntaxError, TypeError, AttributeError) as error:
             raise expr.error(f"'{expr.text}' cannot be read: {error}") from error
+
+
+def _indicators(codes: IntArray, m: int) -> sp.csr_array:
+    """Z (n, m r) with a one at column codes[i, a] r + a for each effect a of row i; codes (n, r)."""
+    n, r = codes.shape
+    places = (codes.astype(np.int64) * r + np.arange(r)).ravel()
+    return sp.csr_array((np.ones(n * r), places, np.arange(n + 1, dtype=np.int64) * r), shape=(n, m * r))
+
+
+def _all_levels(index: pd.Index, n_columns: int) -> GroupingFactor:
+    """The levels of a precision, for `n_columns` columns that each hold labels of it."""
+    every = np.arange(len(index))
+    return GroupingFactor(str(index.name), every, (index,) * n_columns, np.column_stack([every] * n_columns))
 
 
 def time_values(expr: Expr, text: str, frame: pd.DataFrame, context: Mapping[str, Any]) -> AnyArray:

@@ -23,7 +23,7 @@ def random_effects(fit: "Fit", se: bool | str = False) -> dict[str, pd.DataFrame
     errors = _errors(fit, KINDS[str(se)])
     frames: dict[str, pd.DataFrame] = {}
     for term, b, error in zip(fit.spec.terms, fit.estimate.evaluation.b, errors, strict=True):
-        frame = _frame(term, b, error)
+        frame = effect_table(term, b, error)
         shared = frames.get(term.name)
         if shared is None:
             frames[term.name] = frame
@@ -42,7 +42,8 @@ def _errors(fit: "Fit", kind: str | None) -> Sequence[FloatArray | None]:
     return [np.sqrt(np.einsum("lii->li", c)) for c in cov]
 
 
-def _frame(term: RandomTerm, b: FloatArray, errors: FloatArray | None) -> pd.DataFrame:
+def effect_table(term: RandomTerm, b: FloatArray, errors: FloatArray | None = None) -> pd.DataFrame:
+    """b (m, r) as a table, levels by effects; with errors (m, r) `<effect>_se` beside each."""
     index = term.levels if isinstance(term.levels, pd.Index) else pd.Index(term.labels(), name=term.name)
     frame = pd.DataFrame(b, index=index, columns=list(term.effects))
     if errors is None:

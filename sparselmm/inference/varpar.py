@@ -1,6 +1,7 @@
 """Variance parameters on the natural scale, with their standard errors."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
@@ -33,19 +34,45 @@ def _natural(fit: "Fit", theta: FloatArray, sigma: float) -> FloatArray:
 
 
 def variance_parameter_errors(fit: "Fit") -> pd.Series:
-    """Standard errors by the delta method, from twice the inverse of the average information of -2l.
+    """Standard errors: square roots of the diagonal of `variance_parameter_vcov`."""
+    cov = variance_parameter_vcov(fit)
+    variances = np.diag(cov)
+    return pd.Series(np.sqrt(np.where(variances >= 0.0, variances, np.nan)), index=cov.index)
 
-    In balanced data the average information of REML is the observed one (Gilmour, Thompson & Cullis 1995); for R's
-    parameters, where it was off by 30 % on 308 rows, differences of the exact score take its place. NaN for what
-    was held and for what lies on the boundary, where no such approximation holds.
-    """
+
+def variance_parameter_vcov(fit: "Fit") -> pd.DataFrame:
+    """Covariance matrix of `varpar` by the delta method; NaN for what was held and for what lies on the boundary."""
     names = [*fit.likelihood.parameters.natural_names, SIGMA]
-    cov, jacobian = _held_information(fit) if fit.estimate.held else _free_information(fit)
-    variances = np.einsum("ij,jk,ik->i", jacobian, cov, jacobian)
-    errors = np.sqrt(np.where(variances >= 0.0, variances, np.nan))
+    cov = delta_method(fit, lambda theta, sigma: _natural(fit, theta, sigma))
     held = np.array([n in fit.estimate.held for n in names])
     unknown = at_edge(fit).to_numpy() | held | _without_meaning(fit) | ~np.isfinite(fit.varpar.to_numpy())
-    return pd.Series(np.where(unknown, np.nan, errors), index=names)
+    cov[unknown] = cov[:, unknown] = np.nan
+    return pd.DataFrame(cov, index=names, columns=names)
+
+
+def delta_method(fit: "Fit", function: Callable[[FloatArray, float], FloatArray]) -> FloatArray:
+    """Covariance matrix (k, k) of function(theta, sigma), (k,), at the estimates: J C J'.
+
+    C is twice the inverse of the average information of -2l, in the coordinates of the search. In balanced data the
+    average information of REML is the observed one (Gilmour, Thompson & Cullis 1995); for R's parameters, where it
+    was off by 30 % on 308 rows, differences of the exact score take its place. What was held and a theta of zero,
+    where no such approximation holds, count as known.
+    """
+    search = _held_search(fit) if fit.estimate.held else _free_search(fit)
+    if not len(search.x):
+        k = len(function(fit.estimate.evaluation.theta, fit.sigma))
+        return np.zeros((k, k))
+    J = _jacobian(lambda x: function(*search.model(x)), search.x)
+    return np.asarray(J @ search.cov @ J.T)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Search:
+    """Coordinates x (k,) of what was estimated, their covariance matrix (k, k), and x -> (theta, sigma)."""
+
+    x: FloatArray
+    cov: FloatArray
+    model: Callable[[FloatArray], tuple[FloatArray, float]]
 
 
 def _without_meaning(fit: "Fit") -> BoolArray:
@@ -63,8 +90,8 @@ def at_edge(fit: "Fit") -> pd.Series:
     return pd.Series(np.where(is_cor, 1.0 - fit.varpar.abs() < EDGE, fit.varpar == 0.0), index=fit.varpar.index)
 
 
-def _free_information(fit: "Fit") -> tuple[FloatArray, FloatArray]:
-    """Covariance of (theta, log sigma^2), theta at its edge left out, and the Jacobian of the natural scale."""
+def _free_search(fit: "Fit") -> _Search:
+    """x = (theta, log sigma^2), theta at its edge left out of the information."""
     d, theta = fit.estimate.derivatives, fit.estimate.evaluation.theta
     k = len(theta)
     inside = theta != 0.0
@@ -74,7 +101,7 @@ def _free_information(fit: "Fit") -> tuple[FloatArray, FloatArray]:
     cov[:k, k] = cov[k, :k] = -cov[:k, :k] @ slope
     cov[k, k] = 2.0 / d.information_log_sigma2 + slope @ cov[:k, :k] @ slope
     x = np.append(theta, 2.0 * np.log(fit.sigma))
-    return cov, _jacobian(lambda x: _natural(fit, x[:-1], float(np.exp(0.5 * x[-1]))), x)
+    return _Search(x, cov, lambda x: (x[:-1], float(np.exp(0.5 * x[-1]))))
 
 
 def _information(fit: "Fit") -> FloatArray:
@@ -88,19 +115,19 @@ def _information(fit: "Fit") -> FloatArray:
     return out
 
 
-def _held_information(fit: "Fit") -> tuple[FloatArray, FloatArray]:
-    if fit.estimate.optimum is None:
-        k = fit.likelihood.parameters.count + 1
-        return np.zeros((0, 0)), np.zeros((k, 0))
+def _held_search(fit: "Fit") -> _Search:
+    """x of the chart in which the rest was held; empty where all of it was."""
     chart, optimum = fit.estimate.chart, fit.estimate.optimum
 
-    def natural(x: FloatArray) -> FloatArray:
+    def model(x: FloatArray) -> tuple[FloatArray, float]:
         theta, sigma = chart.model(x)
         assert sigma is not None
-        return _natural(fit, theta, sigma)
+        return theta, sigma
 
+    if optimum is None:
+        return _Search(np.zeros(0), np.zeros((0, 0)), model)
     _, hessian = chart.pull_back(optimum.x, fit.estimate.derivatives)
-    return np.asarray(2.0 * np.linalg.pinv(hessian)), _jacobian(natural, optimum.x)
+    return _Search(optimum.x, np.asarray(2.0 * np.linalg.pinv(hessian)), model)
 
 
 def _jacobian(function: Callable[[FloatArray], FloatArray], x: FloatArray) -> FloatArray:

@@ -10,9 +10,11 @@ import numpy as np
 from .._errors import ModelError
 from .._typing import FloatArray, IntArray
 from ..kernels.series import band_pattern, checked_lengths
+from .limits import Bounds, arctanh_or_bound, correlation_bounds, exp_or_limit, log_or_bound, tanh_or_limit
 
 FIRST, INNER, LAST, ONLY, BESIDE = range(5)  # the different entries of Q: four on the diagonal, one beside it
 START = np.arctanh(0.5)
+LOG_START = np.log([1e-8]), np.log([1e8])  # bounds of log w: beyond them u_1 is zero, or unknown
 
 
 class _Start(Protocol):
@@ -91,7 +93,8 @@ class AR1:
     start="stationary": Var u_1 = 1/(1-a^2) of the innovation variance. Unit scale: every *marginal* variance is 1,
     so the term's sd is that of u_i, and cov(u_i, u_j) = a^|i-j|.
     start="free" (seed 3's general form): w = tau_1^2/tau^2 is a parameter. Unit scale: the *innovations* have
-    variance 1, so the term's sd is tau and that of u_1 is sqrt(w) tau. |a| < 1 here as well.
+    variance 1, so the term's sd is tau and that of u_1 is sqrt(w) tau. |a| <= 1 here as well.
+    a = 1 is a legal limit: one constant a series (stationary), a random walk (free).
 
     Errors: DataError for lengths that are not positive, or all 1 (rho could not be estimated); ModelError for a
     start that does not exist.
@@ -135,14 +138,20 @@ class AR1:
         return tuple(f"{word}_{effect}|{group}" for word in self._start.words)
 
     def to_natural(self, rho: FloatArray) -> FloatArray:
-        return np.append(np.tanh(rho[:1]), np.exp(rho[1:]))
+        return np.append(tanh_or_limit(rho[:1]), exp_or_limit(rho[1:], LOG_START))
 
     def from_natural(self, natural: FloatArray) -> FloatArray:
-        if not abs(natural[0]) < 1.0:
-            raise ModelError(f"rho of ar1 = {natural[0]:g}: it lies between -1 and 1; the limit rho = 1 is rw1()")
-        if not (natural[1:] > 0.0).all():
-            raise ModelError(f"start of ar1 = {natural[1]:g}: the ratio tau_1^2/tau^2 of two variances is positive")
-        return np.append(np.arctanh(natural[:1]), np.log(natural[1:]))
+        if not abs(natural[0]) <= 1.0:
+            raise ModelError(f"rho of ar1 = {natural[0]:g}: it lies between -1 and 1")
+        if not (natural[1:] >= 0.0).all():
+            raise ModelError(f"start of ar1 = {natural[1]:g}: the ratio tau_1^2/tau^2 of two variances is not negative")
+        return np.append(arctanh_or_bound(natural[:1]), log_or_bound(natural[1:], LOG_START))
+
+    def bounds(self) -> Bounds:
+        """Where rho is 1 or -1 for double precision, and w zero or infinite."""
+        both = zip(correlation_bounds(), LOG_START, strict=True)
+        low, high = (np.append(*pair)[: self.n_params] for pair in both)
+        return low, high
 
 
 def _kinds(lengths: IntArray) -> IntArray:

@@ -10,6 +10,7 @@ from .._errors import ModelError
 from .._typing import FloatArray, IntArray
 from ..engines import Pattern, make_engine
 from .base import Precision
+from .limits import Bounds, bounds_of
 
 PROBES = 8  # of a variance that only has to be right to some 30 %
 
@@ -62,6 +63,9 @@ class _Wrapped:
 
     def from_natural(self, natural: FloatArray) -> FloatArray:
         return self.inner.from_natural(natural)
+
+    def bounds(self) -> Bounds:
+        return bounds_of(self.inner)
 
 
 class Pinned(_Wrapped):

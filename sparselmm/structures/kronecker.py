@@ -4,6 +4,7 @@ import numpy as np
 
 from .._typing import FloatArray, IntArray
 from .base import Precision
+from .limits import Bounds, bounds_of
 
 
 class Kronecker:
@@ -67,6 +68,12 @@ class Kronecker:
     def from_natural(self, natural: FloatArray) -> FloatArray:
         one, two = self._split(natural)
         return np.concatenate([self.first.from_natural(one), self.second.from_natural(two)])
+
+    def bounds(self) -> Bounds:
+        """Those of both."""
+        pairs = zip(bounds_of(self.first), bounds_of(self.second), strict=True)
+        low, high = (np.append(*pair) for pair in pairs)
+        return low, high
 
     def _effects(self, effect: str) -> tuple[str, str]:
         return self.effects or (f"{effect}.first", f"{effect}.second")

@@ -7,6 +7,7 @@ import numpy as np
 from .._errors import ModelError
 from .._typing import FloatArray, IntArray
 from ..kernels.series import band_pattern, checked_lengths, series_gaps
+from .limits import Bounds, exp_or_limit, log_or_bound, rate_bounds
 
 
 class OU:
@@ -61,12 +62,16 @@ class OU:
         return (f"kappa_{effect}|{group}",)
 
     def to_natural(self, rho: FloatArray) -> FloatArray:
-        return np.exp(rho)
+        return exp_or_limit(rho, self.bounds())
 
     def from_natural(self, natural: FloatArray) -> FloatArray:
-        if not 0.0 < natural[0] < np.inf:
-            raise ModelError(f"kappa of ou = {natural[0]:g}: the rate is positive; the limit kappa = 0 is rw1()")
-        return np.log(natural)
+        if not natural[0] >= 0.0:
+            raise ModelError(f"kappa of ou = {natural[0]:g}: a rate is not negative")
+        return log_or_bound(natural, self.bounds())
+
+    def bounds(self) -> Bounds:
+        """Where kappa is 0 (one constant a series) or infinite (independent levels) for double precision."""
+        return rate_bounds(self.gaps)
 
     def _weights(self, rho: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """u = kappa d, w and s of every gap, each (c,); by f = exp(-u) <= 1, so that no large u overflows."""

@@ -15,6 +15,7 @@ import numpy as np
 from .._errors import DataError, EngineError, ModelError
 from .._typing import FloatArray, IntArray
 from ..kernels.chains import markov_product
+from .limits import Bounds, arctanh_or_bound, correlation_bounds, exp_or_limit, log_or_bound, rate_bounds, tanh_or_limit
 
 NO_LINK = -1
 LARGEST_ATANH = 18.0  # tanh(18) is 1 - 5e-16
@@ -137,12 +138,16 @@ class AR1Residual(_Serial):
         return np.arctanh([START])
 
     def to_natural(self, rho: FloatArray) -> FloatArray:
-        return np.tanh(rho)
+        return tanh_or_limit(rho)
 
     def from_natural(self, natural: FloatArray) -> FloatArray:
-        if not abs(natural[0]) < 1.0:
+        if not abs(natural[0]) <= 1.0:
             raise ModelError(f"rho_residual = {natural[0]:g}: it lies between -1 and 1")
-        return np.arctanh(natural)
+        return arctanh_or_bound(natural)
+
+    def bounds(self) -> Bounds:
+        """Where rho is 1 or -1 for double precision."""
+        return correlation_bounds()
 
     def _correlation(self, rho: FloatArray, gap: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """With x = rho[0], 1 - tanh^2 x = 1/cosh^2 x, so that 1 - c^2 does not cancel as |tanh x| -> 1."""
@@ -161,12 +166,16 @@ class OUResidual(_Serial):
         return np.log([-np.log(START) / np.median(self.gaps[self.link_class])])
 
     def to_natural(self, rho: FloatArray) -> FloatArray:
-        return np.exp(rho)
+        return exp_or_limit(rho, self.bounds())
 
     def from_natural(self, natural: FloatArray) -> FloatArray:
-        if not 0.0 < natural[0] < np.inf:
-            raise ModelError(f"kappa_residual = {natural[0]:g}: the rate is positive")
-        return np.log(natural)
+        if not natural[0] >= 0.0:
+            raise ModelError(f"kappa_residual = {natural[0]:g}: a rate is not negative")
+        return log_or_bound(natural, self.bounds())
+
+    def bounds(self) -> Bounds:
+        """Where kappa is 0 (a series is one number) or infinite (independent residuals) for double precision."""
+        return rate_bounds(self.gaps)
 
     def _correlation(self, rho: FloatArray, gap: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         _bound(rho[0], LARGEST_LOG, "kappa_residual is 0 or infinite")

@@ -7,6 +7,7 @@ import numpy as np
 
 from .._errors import DataError, ModelError
 from .._typing import FloatArray, IntArray
+from .limits import Bounds, bounds_of
 from .residual_serial import AR1Residual, OUResidual
 
 
@@ -109,6 +110,12 @@ class ProductResidual:
     def from_natural(self, natural: FloatArray) -> FloatArray:
         serial, strata = self._split(natural)
         return np.append(self._serial.from_natural(serial), self._strata.from_natural(strata))
+
+    def bounds(self) -> Bounds:
+        """Those of `serial`; none of a ratio."""
+        pairs = zip(self._serial.bounds(), bounds_of(self._strata), strict=True)
+        low, high = (np.append(*pair) for pair in pairs)
+        return low, high
 
     def values(self, rho: FloatArray) -> tuple[FloatArray, FloatArray]:
         serial, strata = self._split(rho)

@@ -154,7 +154,7 @@ def test_a_factor_that_does_not_fit_is_refused_with_figures(monkeypatch):
 
 
 def test_unknown_engine():
-    with pytest.raises(EngineError, match="unknown engine 'cholesky': known are auto, cholmod, dense"):
+    with pytest.raises(EngineError, match="unknown engine 'cholesky': known are auto, absorb, cholmod, dense"):
         make_engine("cholesky", lower_pattern(grid(3)))
     with pytest.raises(EngineError, match="unknown engine 'cholesky'"):
         slm.lmm("y ~ x + (1 | g)", PROBLEMS["one_factor"].data(), engine="cholesky")

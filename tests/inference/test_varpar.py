@@ -202,3 +202,25 @@ def test_three_effects_of_rank_two_are_a_legal_answer():
     assert fit.is_singular and fit.converged and values[0] == pytest.approx(0.0, abs=EXACT_RTOL * values[-1])
     assert "Singular fit: a covariance matrix is not of full rank" in text
     assert fit.varpar_se.notna().all()
+
+
+@pytest.mark.parametrize("engine", ["cholmod", "dense"])
+def test_covariances_are_those_of_the_average_information(engine):
+    """All of the matrix, with correlations between sds, the correlation and sigma."""
+    table = load_dataset("sleepstudy")
+    table = table[np.random.default_rng(1).random(180) < 0.5].reset_index(drop=True)
+    fit = slm.lmm("Reaction ~ Days + (Days | Subject)", table, engine=engine)
+    x, X = fit.varpar.to_numpy(), np.column_stack([np.ones(len(table)), table.Days])
+    dV = [(slopes(table, x + e) - slopes(table, x - e)) / 2e-5 for e in 1e-5 * np.eye(4)]
+    expected = 2 * np.linalg.inv(naive.average_information(fit.spec.y, X, slopes(table, x), dV, 1.0))
+    cov = fit.varpar_vcov
+    sizes = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
+    np.testing.assert_allclose(cov / sizes, expected / sizes, atol=AI_RTOL)
+    assert list(cov.index) == list(cov.columns) == list(fit.varpar.index)
+    np.testing.assert_allclose(np.sqrt(np.diag(cov)), fit.varpar_se, rtol=SAME_RTOL)
+
+
+def test_covariances_of_what_was_held_are_missing():
+    fit = slm.lmm("Reaction ~ Days + (Days | Subject)", load_dataset("sleepstudy"), fixed={"sigma": 25.0})
+    known = fit.varpar_vcov.notna().to_numpy()
+    assert known[:3, :3].all() and not known[3].any() and not known[:, 3].any()

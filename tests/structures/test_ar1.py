@@ -117,15 +117,28 @@ def test_names():
     np.testing.assert_allclose(AR1([2], start="free").to_natural(np.array([0.5, 0.0])), [np.tanh(0.5), 1.0])
 
 
-@pytest.mark.parametrize("a", [1.0, -1.0, 1.5, np.nan])
+@pytest.mark.parametrize("a", [1.0, -1.0])
+def test_the_limits_are_the_ends_of_the_coordinate(a):
+    ar1 = AR1([4])
+    rho = ar1.from_natural(np.array([a]))
+    assert ar1.to_natural(rho).tolist() == [a]
+    assert np.sign(a) * rho in ar1.bounds()
+    covariance = np.linalg.inv(dense(ar1, rho))
+    np.testing.assert_allclose(covariance, stationary(a)(4), atol=1e-6)  # 3 steps of 1e-8, and rounding over 1e-8
+
+
+@pytest.mark.parametrize("a", [1.001, -1.5, np.nan])
 def test_rho_outside_its_range_is_refused(a):
     with pytest.raises(ModelError, match="between -1 and 1"):
         AR1([2]).from_natural(np.array([a]))
 
 
-def test_start_variance_is_positive():
-    with pytest.raises(ModelError, match="positive"):
-        AR1([2], start="free").from_natural(np.array([0.5, 0.0]))
+def test_start_variance_is_not_negative():
+    free = AR1([2], start="free")
+    for w in (0.0, np.inf):
+        assert free.to_natural(free.from_natural(np.array([0.5, w])))[1] == w
+    with pytest.raises(ModelError, match="not negative"):
+        free.from_natural(np.array([0.5, -0.1]))
 
 
 def test_unknown_start_is_refused():

@@ -60,9 +60,19 @@ def test_close_together_keeps_its_digits():
 def test_names_and_range():
     ou = OU(TIMES, LENGTHS)
     assert ou.natural_names("ou(t)", "g") == ("kappa_ou(t)|g",)
-    for bad in (0.0, -1.0, np.inf, np.nan):
-        with pytest.raises(ModelError, match="rate is positive"):
+    for bad in (-1.0, np.nan):
+        with pytest.raises(ModelError, match="rate is not negative"):
             ou.from_natural(np.array([bad]))
+
+
+def test_the_limits_are_the_ends_of_the_coordinate():
+    """kappa = 0: one number a series; infinite: independent levels, exactly."""
+    ou = OU(TIMES, LENGTHS)
+    zero, infinite = (ou.from_natural(np.array([kappa])) for kappa in (0.0, np.inf))
+    assert (ou.to_natural(zero), ou.to_natural(infinite)) == ([0.0], [np.inf])
+    same = np.repeat(np.arange(len(LENGTHS)), LENGTHS)
+    np.testing.assert_allclose(np.linalg.inv(dense(ou, zero)), 1.0 * (same[:, None] == same), atol=1e-5)
+    np.testing.assert_allclose(dense(ou, infinite), np.eye(len(TIMES)), atol=1e-15)
 
 
 def test_series_of_one_time_each_are_refused():

@@ -1,0 +1,1 @@
+"""The parts of the race: problems, contenders, processes, the course and its report. `benchmarks/race.py` runs it."""

@@ -1,0 +1,160 @@
+"""Absorption: the largest block-diagonal term is eliminated, level by level, then what it leaves (Henderson 1984).
+
+    M = [ D , B ; B' , A ],   log|M| = log|D| + log|S|,   S = A - B' D^-1 B
+
+Nested families leave a tail that is absorbed again. The algebra is in `kernels.absorb` and `kernels.absorb_inverse`.
+"""
+
+import numpy as np
+
+from .._errors import EngineError
+from .._typing import FloatArray, IntArray
+from ..kernels import absorb as kernels
+from ..kernels import absorb_inverse as inverses
+from ..kernels.blocks import locate
+from .base import NOT_POSITIVE, Blocks, Engine, Pattern, available_memory
+from .cholmod import Cholmod
+from .tails import GRAIN, DenseTail, Meetings, SparseTail, Tail, density, schur_pattern
+from .threads import parallel, pieces
+
+SMALL_TAIL = 600  # a tail of this order takes LAPACK 2 ms: no sparse factorisation is worth its analysis
+FILLED = 0.1  # S this full fills up when it is factorised
+SAMPLE = 100  # columns from which that is judged
+
+
+class Absorb:
+    """M = L L' with the absorbed term first. blocks: (levels, effects) of each term in the order of M's columns.
+
+    EngineError where no term is block-diagonal in M, or where the forecast of memory does not fit.
+    """
+
+    name = "absorb"
+
+    def __init__(self, pattern: Pattern, blocks: Blocks):
+        self.pattern, self.blocks = pattern, tuple(blocks)
+        term, counts = largest_absorbable(pattern, self.blocks)
+        m, r = self.blocks[term]
+        check_memory(forecast_bytes(counts, r, pattern), f"{m:,} absorbed levels with {int(counts.sum()):,} meetings")
+        self.meetings = list_meetings(pattern, self.blocks, term, counts)
+        rest = self.blocks[:term] + self.blocks[term + 1 :]
+        self.tail = make_tail(self.meetings, rest)
+        sizes = np.diff(self.meetings.start).astype(np.float64)
+        self.nnz_factor = int(m * r * (r + 1) // 2 + r * sizes.sum()) + self.tail.nnz_factor
+        self.flops = float(m * r**3 / 3.0 + r * (sizes @ sizes)) + self.tail.flops
+        self.memory = forecast_bytes(counts, r, pattern) + self.tail.memory
+        self.reason = f"{m:,} levels of {r} absorbed, {self.tail.reason}"
+        self._bounds = pieces(self.meetings.levels_work(), GRAIN)
+        self._L, self._W = np.zeros((m, r, r)), np.empty((len(self.meetings.tail), r))
+        self._G, self._inverse = np.empty((0, r)), np.empty(0)
+        self._asked: tuple[IntArray, IntArray, IntArray, bool] | None = None
+
+    def __reduce__(self) -> tuple[type, tuple[Pattern, Blocks]]:
+        return Absorb, (self.pattern, self.blocks)
+
+    def factorize(self, values: FloatArray) -> None:
+        m = self.meetings
+        positive = parallel(
+            kernels.eliminate, self._bounds, values, self.pattern.indptr, m.lo, m.start, m.before, m.place,
+            self._L, self._W,
+        )  # fmt: skip
+        if not all(positive):
+            raise EngineError(NOT_POSITIVE)
+        self.tail.factorize(values, self._W)
+
+    def solve(self, right: FloatArray) -> FloatArray:
+        m = self.meetings
+        full = np.ascontiguousarray(right.reshape(len(right), -1), dtype=np.float64)
+        Z, reduced = np.empty((m.hi - m.lo, full.shape[1])), np.empty((m.q2, full.shape[1]))
+        parallel(kernels.forward, self._bounds, m.lo, self._L, full, Z)
+        parallel(
+            kernels.reduce, self.tail.bounds, m.lo, m.hi, m.columns, m.at, m.level, self._W, full, Z, reduced
+        )  # fmt: skip
+        y = self.tail.solve(reduced)
+        parallel(kernels.backward, self._bounds, m.start, m.tail, self._L, self._W, y, Z)
+        return np.concatenate([y[: m.lo], Z, y[m.lo :]]).reshape(right.shape)
+
+    def logdet(self) -> float:
+        own = 2.0 * float(np.log(np.diagonal(self._L, axis1=1, axis2=2)).sum())
+        return own + (self.tail.logdet() if self.meetings.q2 else 0.0)
+
+    def selected_inverse(self, rows: IntArray, cols: IntArray) -> FloatArray:
+        m = self.meetings
+        if not len(self._inverse):
+            self._G, self._inverse = np.empty_like(self._W), np.empty(self.pattern.nnz)
+        places, half = self._places(rows, cols)
+        self.tail.inverse(self._W, half, self._G, self._inverse)
+        parallel(
+            inverses.absorbed_entries, self._bounds, self.pattern.indptr, m.lo, m.start, m.before, m.place, self._L,
+            self._W, self._G, half, self._inverse,
+        )  # fmt: skip
+        return self._inverse[places]
+
+    def _places(self, rows: IntArray, cols: IntArray) -> tuple[IntArray, bool]:
+        """Positions of entries in the pattern, and whether none lies in H21; kept, as the next call asks the same."""
+        held, m = self._asked, self.meetings
+        if held is None or not (np.array_equal(held[0], rows) and np.array_equal(held[1], cols)):
+            place = np.empty(len(rows), np.int64)
+            locate(self.pattern.indptr, self.pattern.indices, rows, cols, place)
+            within = [(m.lo <= side) & (side < m.hi) for side in (rows, cols)]
+            self._asked = held = rows.copy(), cols.copy(), place, bool((within[0] == within[1]).all())
+        return held[2:]
+
+
+def largest_absorbable(pattern: Pattern, blocks: Blocks) -> tuple[int, IntArray]:
+    """The term with most effects that is block-diagonal in M, and (2, m) meetings of its levels, left and right."""
+    first = np.concatenate([[0], np.cumsum([m * r for m, r in blocks])])
+    for k in sorted(range(len(blocks)), key=lambda k: -blocks[k][0] * blocks[k][1]):
+        m, r = blocks[k]
+        counts = np.zeros((2, m), np.int64)
+        if kernels.count_meetings(pattern.indptr, pattern.indices, first[k], first[k + 1], r, counts[0], counts[1]):
+            return k, counts
+    raise EngineError(
+        'engine="absorb" needs a term with independent levels, block-diagonal in the mixed-model equations; there is '
+        'none among these. Use engine="cholmod"'
+    )
+
+
+def list_meetings(pattern: Pattern, blocks: Blocks, term: int, counts: IntArray) -> Meetings:
+    """Who meets whom, by level and by column of the tail."""
+    lo, r = sum(m * r for m, r in blocks[:term]), blocks[term][1]
+    hi = lo + blocks[term][0] * r
+    start, before = (np.concatenate([[0], np.cumsum(c)]) for c in (counts.sum(axis=0), counts[0]))
+    narrow = np.uint32 if start[-1] < 2**32 else np.uint64
+    tail, place = np.empty(start[-1], np.uint32), np.empty(before[-1], np.int64)
+    kernels.list_meetings(pattern.indptr, pattern.indices, lo, hi, r, start, before, tail, place)
+    q2 = pattern.q - (hi - lo)
+    columns = np.concatenate([[0], np.cumsum(np.bincount(tail, minlength=q2))]).astype(np.int64)
+    at, level = np.empty(start[-1], narrow), np.empty(start[-1], np.uint32)
+    kernels.list_by_column(start, tail, columns, at, level)
+    return Meetings(pattern, lo, hi, r, start, before, place, tail, columns, at, level)
+
+
+def make_tail(meetings: Meetings, rest: Blocks) -> Tail:
+    """Dense where S is small or filled; else S is absorbed again where it can be, or goes to CHOLMOD."""
+    dense = DenseTail(meetings)
+    if meetings.q2 > SMALL_TAIL and density(meetings, SAMPLE) < FILLED:
+        return SparseTail(meetings, schur_pattern(meetings), lambda pattern: _engine(pattern, rest))
+    check_memory(dense.memory, f"the Schur complement, {dense.reason},")
+    return dense
+
+
+def _engine(pattern: Pattern, blocks: Blocks) -> Engine:
+    try:
+        return Absorb(pattern, blocks)
+    except EngineError:
+        return Cholmod(pattern)
+
+
+def forecast_bytes(counts: IntArray, r: int, pattern: Pattern) -> float:
+    """W and G, meetings by level and by column, places in M, L of the blocks, the inverse on M's pattern."""
+    meetings, before = float(counts.sum()), float(counts[0].sum())
+    return (16.0 * r + 12.0) * meetings + 8.0 * before + 8.0 * r * r * counts.shape[1] + 8.0 * pattern.nnz
+
+
+def check_memory(need: float, what: str) -> None:
+    """EngineError where so many bytes cannot be had."""
+    if need > available_memory():
+        raise EngineError(
+            f'engine="absorb": {what} need about {need / 1e9:.3g} GB; {available_memory() / 1e9:.3g} GB are free. '
+            'Drop a crossed term, try engine="cholmod", or use a machine with more memory'
+        )

@@ -1,0 +1,199 @@
+"""Parametric bootstrap: the model fitted again to responses drawn from itself (as lme4's bootMer).
+
+Replicate i has its own stream, the i-th child of one seed, so that neither the number of workers nor an
+interruption changes any number.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+
+from .._errors import ModelError, SparselmmError
+from .._typing import BoolArray, FloatArray
+from ..engines.threads import blas_threads
+from ..fitting import estimate
+from .refit import Responses
+from .replicates import Header, Replicate, Store
+from .simulate import Simulator, check_count
+
+if TYPE_CHECKING:
+    from ..results import Fit
+
+KINDS = ("percentile", "basic", "normal")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bootstrap:
+    """Estimates of n replicates. replicates: a row each, the coefficients and then `varpar`; NaN where a fit failed.
+
+    estimates: those of the fit. converged, singular: (n,) of each replicate. seed: what it began with.
+    """
+
+    replicates: pd.DataFrame
+    estimates: pd.Series
+    converged: BoolArray
+    singular: BoolArray
+    seed: int
+
+    @property
+    def n_failed(self) -> int:
+        """Replicates that could not be fitted."""
+        return int(self.replicates.isna().all(axis=1).sum())
+
+    @property
+    def se(self) -> pd.Series:
+        """Standard deviations over the replicates."""
+        return self.replicates.std()
+
+    @property
+    def bias(self) -> pd.Series:
+        """Mean of the replicates less the estimate."""
+        return self.replicates.mean() - self.estimates
+
+    def confint(self, level: float = 0.95, kind: str = "percentile") -> pd.DataFrame:
+        """lower, upper. kind: "percentile" (lme4's "perc"), "basic" (reflected), "normal" (bias taken off).
+
+        A correlation is NaN in replicates where a variance is zero, and those do not count. Davison & Hinkley
+        (1997), Bootstrap Methods and their Application, section 5.2.
+        """
+        if kind not in KINDS:
+            raise ModelError(f"kind={kind!r}: one of {', '.join(map(repr, KINDS))}")
+        check_level(level)
+        tail = 0.5 - 0.5 * level
+        if kind == "normal":
+            centre, half = self.estimates - self.bias, norm.isf(tail) * self.se
+            return pd.DataFrame({"lower": centre - half, "upper": centre + half})
+        table = [_quantiles(self.replicates[name], [tail, 1.0 - tail]) for name in self.replicates]
+        ends = pd.DataFrame(table, index=self.replicates.columns, columns=["lower", "upper"])
+        if kind == "percentile":
+            return ends
+        return pd.DataFrame({"lower": 2 * self.estimates - ends["upper"], "upper": 2 * self.estimates - ends["lower"]})
+
+
+def check_level(level: Any) -> None:
+    """ModelError unless 0 < level < 1."""
+    if not isinstance(level, (int, float)) or not 0.0 < level < 1.0:
+        raise ModelError(f"level={level!r}: a number between 0 and 1, such as 0.95")
+
+
+def _quantiles(values: pd.Series, at: Sequence[float]) -> FloatArray:
+    """Quantiles at (n+1) p, without NaN; NaN where nothing is left."""
+    known = values.dropna().to_numpy()
+    return np.quantile(known, at, method="weibull") if len(known) else np.full(len(at), np.nan)
+
+
+def bootstrap(
+    fit: "Fit",
+    n: int = 1000,
+    seed: int | None = None,
+    *,
+    workers: int = 1,
+    file: Any = None,
+    progress: bool = False,
+    effects: str = "new",
+) -> Bootstrap:
+    """n replicates of the estimates of `fit`, by the same criterion, each search from the fit's own theta.
+
+    workers: processes; scripts that use several need `if __name__ == "__main__":`. file: a path where finished
+    replicates are kept; one that is there is continued. effects: "new" or "fitted", as in `simulate`.
+    Errors: ModelError for arguments; DataError for a file that belongs to another fit.
+    """
+    check_count(n, "n")
+    check_count(workers, "workers")
+    if effects not in ("new", "fitted"):
+        raise ModelError(f"effects={effects!r}: one of 'new', 'fitted'")
+    estimates = _values(fit)
+    store = Store.open(file, Header.of(fit, estimates, effects, seed))
+    missing = [i for i in range(n) if i not in store.done]
+    with _showing(progress, n, n - len(missing)) as advance, _run(fit, effects, store.seed, missing, workers) as found:
+        for replicate in found:
+            store.add(replicate)
+            advance()
+    rows = [store.done[i] for i in range(n)]
+    table = pd.DataFrame(np.array([r.values for r in rows]), columns=estimates.index)
+    converged, singular = (np.array([getattr(r, k) for r in rows]) for k in ("converged", "singular"))
+    return Bootstrap(table, estimates, converged, singular, store.seed)
+
+
+def _values(fit: "Fit") -> pd.Series:
+    return pd.concat([fit.fixef, fit.varpar])
+
+
+class _Sampler:
+    """All that a replicate needs of the fit: one for each process."""
+
+    def __init__(self, fit: "Fit", effects: str, seed: int):
+        self.fit, self.seed = fit, seed
+        self.simulator, self.responses = Simulator.of(fit, effects), Responses(fit.likelihood)
+        self.start = None if fit.is_singular else fit.estimate.evaluation.theta
+
+    def replicate(self, i: int) -> Replicate:
+        """Number i: drawn, fitted."""
+        from ..results import Fit
+
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(i,)))
+        fit = self.fit
+        with blas_threads(fit.likelihood.flops):
+            y = self.simulator.draw(1, rng)[:, 0]
+            try:
+                likelihood = self.responses.likelihood(y)
+                found = estimate(likelihood, reml=fit.reml, held=fit.estimate.held, start=self.start)
+            except SparselmmError:
+                return Replicate(i, (np.nan,) * len(_values(fit)), False, False)
+            again = Fit(likelihood.spec, likelihood, found, {})
+            return Replicate(i, tuple(_values(again).tolist()), again.converged, again.is_singular)
+
+
+_sampler: _Sampler | None = None
+
+
+def _begin(make: Callable[[], _Sampler]) -> None:
+    global _sampler
+    _sampler = make()
+
+
+def _one(i: int) -> Replicate:
+    assert _sampler is not None
+    return _sampler.replicate(i)
+
+
+@contextmanager
+def _run(fit: "Fit", effects: str, seed: int, numbers: Sequence[int], workers: int) -> Iterator[Iterable[Replicate]]:
+    """The replicates, in order as they come."""
+    workers = min(workers, len(numbers))
+    make = partial(_Sampler, _portable(fit) if workers > 1 else fit, effects, seed)
+    if workers <= 1:
+        yield map(make().replicate, numbers) if numbers else ()
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (make,)) as pool:
+        yield pool.map(_one, numbers, chunksize=max(1, min(10, len(numbers) // (4 * workers))))
+
+
+def _portable(fit: "Fit") -> "Fit":
+    """Without the encoding of new rows, whose context may hold functions that cannot travel to a process."""
+    spec = replace(fit.spec, encoding=None)
+    likelihood = copy.copy(fit.likelihood)
+    likelihood.spec = spec
+    return replace(fit, spec=spec, likelihood=likelihood)
+
+
+@contextmanager
+def _showing(progress: bool, total: int, done: int) -> Iterator[Callable[[], None]]:
+    """A bar on the screen where `progress`; what is yielded moves it on by one."""
+    if not progress:
+        yield lambda: None
+        return
+    from rich.progress import Progress
+
+    with Progress(transient=True) as bar:
+        task = bar.add_task("bootstrap", total=total, completed=done)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,52 @@
+"""Wald tests: the variances taken as known, normal and chi-squared distributions."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._typing import FloatArray
+
+if TYPE_CHECKING:
+    from ..results import Fit
+
+RANK = 1.5e-8  # eigenvalues of L vcov L' below this part of the largest are none (sqrt of the machine's, as lmerTest)
+
+
+@dataclass(frozen=True, slots=True)
+class FTest:
+    """F with (num_df, den_df) degrees of freedom. scale: what F was multiplied by (Kenward & Roger's lambda)."""
+
+    F: float
+    num_df: int
+    den_df: float
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Wald:
+    """vcov: (p, p)."""
+
+    vcov: FloatArray
+    name: str = "wald"
+
+    def degrees(self, L: FloatArray) -> FloatArray:
+        """Infinite, (c,)."""
+        return np.full(len(L), np.inf)
+
+    def f_test(self, L: FloatArray, difference: FloatArray) -> FTest:
+        """Wald's chi-squared over its degrees of freedom."""
+        _, squares = orthogonal_contrasts(L, difference, self.vcov)
+        return FTest(float(squares.mean()), len(squares), np.inf)
+
+
+def wald(fit: "Fit") -> Wald:
+    """Wald's method at the estimated variances."""
+    return Wald(fit.vcov.to_numpy())
+
+
+def orthogonal_contrasts(L: FloatArray, difference: FloatArray, vcov: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Uncorrelated combinations of the rows of L, (q, p), and their squared t values, (q,), q the rank of L."""
+    d, P = np.linalg.eigh(L @ vcov @ L.T)
+    keep = d > RANK * d.max(initial=0.0)
+    return P[:, keep].T @ L, (P[:, keep].T @ difference) ** 2 / d[keep]

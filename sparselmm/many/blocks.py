@@ -1,0 +1,88 @@
+"""A block of responses: what cannot be fitted is set aside, gaps are grouped by pattern, the rest is fitted."""
+
+from typing import Protocol
+
+import numpy as np
+
+from .._errors import SparselmmError
+from .._typing import BoolArray, FloatArray, IntArray
+from ..kernels.screen import screen
+from ..terms import ROUNDING
+from .design import Block, Design, residualise
+from .estimates import CONSTANT, EXACT, INFINITE, MISSING, Estimates, empty
+from .spectral import Spectral
+
+
+class Fitter(Protocol):
+    """Fits every response of a block of one design at its own optimum."""
+
+    def fit(self, block: Block) -> Estimates:
+        """Estimates in the order of the block's columns."""
+
+
+def make_fitter(design: Design, reml: bool) -> Fitter:
+    """The fitter that suits the model."""
+    return Spectral(design, reml)
+
+
+def fit_block(design: Design, fitter: Fitter, Y: FloatArray, reml: bool) -> Estimates:
+    """Estimates of the columns of Y (n, v), which is overwritten.
+
+    A response that is constant, infinite or missing keeps its place in every product, with a stand-in for its
+    values, so that the others do not change by a bit.
+    """
+    v = Y.shape[1]
+    (finite, infinite), (least, largest) = np.empty((2, v), dtype=np.int64), np.empty((2, v))
+    screen(Y, finite, infinite, least, largest)
+    constant = (least >= largest) & (finite > 0)
+    partial = np.flatnonzero((finite < len(Y)) & (finite > 0) & (infinite == 0) & ~constant)
+    gaps = Y[:, partial]
+    aside = constant | (finite < len(Y))
+    Y[:, aside] = design.spec.y[:, None]
+    size = np.maximum(np.abs(least), np.abs(largest))
+    out = _fit_complete(design, fitter, Y, np.where(aside, 0.0, size))
+    out.blank(constant, CONSTANT)
+    out.blank(infinite > 0, INFINITE)
+    out.blank((finite == 0) & (infinite == 0), MISSING)
+    out.nobs[:] = finite
+    if len(partial):
+        out.put(partial, fit_patterns(design, gaps, reml))
+    return out
+
+
+def _fit_complete(design: Design, fitter: Fitter, Y: FloatArray, size: FloatArray) -> Estimates:
+    """Y without gaps; size (v,) of the largest value: a residual of its rounding is an exact fit."""
+    block = residualise(design, Y)
+    exact = block.ss <= design.weights.sum() * (ROUNDING * size) ** 2
+    if exact.any():
+        stand_in = residualise(design, design.spec.y[:, None].copy())
+        block.residual[:, exact] = stand_in.residual
+        block.ss[exact] = stand_in.ss
+    out = fitter.fit(block)
+    out.blank(exact, EXACT)
+    return out
+
+
+def fit_patterns(design: Design, Y: FloatArray, reml: bool) -> Estimates:
+    """Responses (n, v) with gaps: one design for each set of rows that are there, however many responses share it."""
+    bits = np.packbits(np.isfinite(Y), axis=0).T
+    _, first, group = np.unique(bits, axis=0, return_index=True, return_inverse=True)
+    out = empty(Y.shape[1], len(design.L), design.parameters.count)
+    for g, example in enumerate(first):
+        where = np.flatnonzero(group.ravel() == g)
+        keep = np.flatnonzero(np.isfinite(Y[:, example]))
+        out.put(where, _fit_rows(design, keep, np.ascontiguousarray(Y[np.ix_(keep, where)]), reml))
+    return out
+
+
+def _fit_rows(design: Design, keep: IntArray, Y: FloatArray, reml: bool) -> Estimates:
+    """The model on some rows; where it has none, its error is every response's reason."""
+    try:
+        part = design.rows(keep)
+        return _fit_complete(part, make_fitter(part, reml), Y, np.abs(Y).max(axis=0))
+    except SparselmmError as error:
+        out = empty(Y.shape[1], len(design.L), design.parameters.count)
+        everything: BoolArray = np.ones(Y.shape[1], dtype=bool)
+        out.blank(everything, str(error))
+        out.nobs[:] = len(keep)
+        return out

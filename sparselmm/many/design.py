@@ -1,0 +1,148 @@
+"""What all responses share: rows, fixed design, random terms; and a block of responses with X taken out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import scipy.linalg as sla
+import scipy.sparse as sp
+
+from .._errors import DataError, ModelError
+from .._typing import FloatArray, IntArray
+from ..equations import CrossProducts, cross_products
+from ..parameters import Parameters
+from ..structures import Precision
+from ..terms import ModelSpec, RandomTerm
+
+SEED = 5  # of the stand-in for the response, which no result depends on
+CONSTANT_ATOL = 1e-12  # a combination of columns of X this close to one in every row is a constant
+
+
+class Design:
+    """A model without its response.
+
+    spec: whose y is a stand-in. basis: (n, p), W-orthonormal, X = basis R on the p kept columns. L: (c, p) combinations
+    of the kept coefficients that are wanted: each coefficient of the formula, then contrasts; NaN where one needs a
+    column that was dropped.
+    """
+
+    def __init__(self, spec: ModelSpec, contrasts: FloatArray | None = None):
+        if any(t.Q is not None and t.Q.null_dim for t in spec.terms):
+            raise ModelError(
+                "lmm_many: a term with an intrinsic precision (rw1, rw2, groups of unknown parents) is for lmm"
+            )
+        if spec.S is not None:
+            spec = replace(spec, X=np.hstack([spec.X, spec.S.toarray()]), S=None)
+        y = np.random.default_rng(SEED).normal(size=spec.n)
+        self.spec = replace(spec, y=y, offset=None)
+        self.offset = spec.offset
+        self.products: CrossProducts = cross_products(self.spec)
+        self.fixed, self.n = self.products.fixed, spec.n
+        self.p = len(self.fixed.kept)
+        self.weights = np.ones(self.n) if spec.weights is None else spec.weights
+        self.basis = sla.solve_triangular(self.fixed.R, spec.X[:, self.fixed.kept].T, trans="T").T
+        self.parameters = Parameters(self.spec)
+        self.contrasts = np.zeros((0, spec.X.shape[1])) if contrasts is None else contrasts
+        wanted = np.vstack([np.eye(spec.X.shape[1]), self.contrasts])
+        lost = (wanted[:, self.fixed.dropped] != 0.0).any(axis=1)
+        self.L = np.where(lost[:, None], np.nan, wanted[:, self.fixed.kept])
+
+    def degrees(self, reml: bool) -> int:
+        """nu: n - p for REML, n for ML."""
+        return self.n - (self.p if reml else 0)
+
+    @cached_property
+    def loadings(self) -> FloatArray:
+        """L R^-1, (c, p): the combinations in terms of the basis."""
+        return sla.solve_triangular(self.fixed.R, self.L.T, trans="T").T if self.p else self.L
+
+    @cached_property
+    def constant(self) -> FloatArray | None:
+        """Coefficients (p,) of the columns of the basis that make a constant, None where X spans none."""
+        at = self.basis.T @ self.weights
+        return at if self.p and np.abs(self.basis @ at - 1.0).max() < CONSTANT_ATOL * self.n else None
+
+    def rows(self, keep: IntArray) -> "Design":
+        """The same model on some of the rows; levels without rows are gone."""
+        spec, pick = self.spec, lambda a: None if a is None else a[keep]
+        terms = tuple(_term_rows(t, keep) for t in spec.terms)
+        new = replace(
+            spec, y=spec.y[keep], X=spec.X[keep], terms=terms, weights=pick(spec.weights), offset=pick(self.offset)
+        )
+        return Design(new, self.contrasts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Responses with X taken out: residual (n, v), ss (v,) = sum w residual^2, beta (p, v) in the basis."""
+
+    residual: FloatArray
+    ss: FloatArray
+    beta: FloatArray
+
+
+def residualise(design: Design, Y: FloatArray) -> Block:
+    """Least squares of each column of Y (n, v), which is overwritten, on X: twice, for what rounding left.
+
+    The mean goes first where X spans a constant: y = 1e9 + noise loses it exactly.
+    """
+    if design.offset is not None:
+        Y -= design.offset[:, None]
+    beta = np.zeros((design.p, Y.shape[1]))
+    if design.constant is not None:
+        mean = Y.mean(axis=0)
+        Y -= mean
+        beta += np.outer(design.constant, mean)
+    weighted = (design.basis * design.weights[:, None]).T
+    for _ in range(2):
+        step = weighted @ Y
+        Y -= design.basis @ step
+        beta += step
+    return Block(Y, np.einsum("ij,ij,i->j", Y, Y, design.weights, optimize=False), beta)
+
+
+def term_matrix(term: RandomTerm) -> sp.csr_array:
+    """Z of a term, n x (m r)."""
+    if sp.issparse(term.Z):
+        return sp.csr_array(term.Z)
+    n, r = term.n_rows, term.n_effects
+    columns = np.ones((n, 1)) if term.columns is None else term.columns
+    places = (term.Z[:, None] * r + np.arange(r)).ravel()
+    return sp.csr_array((columns.ravel(), places, np.arange(n + 1) * r), shape=(n, term.n_random))
+
+
+def precision_matrix(Q: Precision) -> sp.csc_array:
+    """Q without parameters, m x m."""
+    (rows, cols), values = Q.pattern(), Q.values(np.zeros(0))
+    off = rows != cols
+    entries = np.append(values, values[off]), (np.append(rows, cols[off]), np.append(cols, rows[off]))
+    return sp.csc_array(entries, shape=(Q.n_levels, Q.n_levels))
+
+
+def _term_rows(term: RandomTerm, keep: IntArray) -> RandomTerm:
+    columns = None if term.columns is None else term.columns[keep]
+    if sp.issparse(term.Z) or term.Q is not None:
+        return replace(term, Z=sp.csr_array(term.Z)[keep] if sp.issparse(term.Z) else term.Z[keep], columns=columns)
+    used, codes = np.unique(term.Z[keep], return_inverse=True)
+    return replace(term, Z=codes.astype(np.int64), columns=columns, levels=used.tolist())
+
+
+def contrast_matrix(contrasts: Mapping[str, Any] | None, names: tuple[str, ...]) -> FloatArray | None:
+    """(c, p) from names with {coefficient: weight} or with p numbers. Errors: ModelError, DataError."""
+    if not contrasts:
+        return None
+    return np.array([_contrast(key, value, names) for key, value in contrasts.items()])
+
+
+def _contrast(key: str, value: Any, names: tuple[str, ...]) -> FloatArray:
+    if not isinstance(value, Mapping):
+        row = np.asarray(value, dtype=np.float64)
+        if row.shape != (len(names),) or not np.isfinite(row).all():
+            raise DataError(f"contrast '{key}': {len(names)} finite numbers are needed, one a coefficient, not {value}")
+        return row
+    unknown = [name for name in value if name not in names]
+    if unknown:
+        raise ModelError(f"contrast '{key}': no coefficient '{unknown[0]}'; there are {', '.join(names)}")
+    return np.array([float(value.get(name, 0.0)) for name in names])

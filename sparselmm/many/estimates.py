@@ -1,0 +1,68 @@
+"""What a fitter gives back for a block of responses: arrays, one row a response."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from .._typing import AnyArray, BoolArray, FloatArray, IntArray
+
+CONSTANT = "the response is constant"
+MISSING = "every value is missing"
+INFINITE = "some values are infinite"
+EXACT = "the fixed effects fit the response exactly"
+RUNAWAY = "no minimum: sigma goes to zero"
+NOT_CONVERGED = "the search did not converge"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Estimates:
+    """v responses, c coefficients and contrasts, k variance parameters besides sigma.
+
+    beta, se, df: (v, c). varpar: (v, k) on the natural scale. theta: (v, k). sigma, loglik, df_residual (twice over
+    the variance of log sigma^2), gradient_norm: (v,). nobs: (v,). reason: (v,) text, empty where all is well.
+    """
+
+    beta: FloatArray
+    se: FloatArray
+    df: FloatArray
+    varpar: FloatArray
+    theta: FloatArray
+    sigma: FloatArray
+    loglik: FloatArray
+    df_residual: FloatArray
+    gradient_norm: FloatArray
+    nobs: IntArray
+    converged: BoolArray
+    is_singular: BoolArray
+    reason: AnyArray
+
+    def put(self, where: IntArray | slice, other: "Estimates") -> None:
+        """Copy the rows of `other` to these places."""
+        for field in fields(self):
+            getattr(self, field.name)[where] = getattr(other, field.name)
+
+    def blank(self, where: BoolArray, reason: str) -> None:
+        """NaN and a reason for some responses."""
+        for field in fields(self):
+            values = getattr(self, field.name)
+            if values.dtype.kind == "f":
+                values[where] = np.nan
+        self.converged[where] = self.is_singular[where] = False
+        self.reason[where] = reason
+
+
+def empty(v: int, c: int, k: int) -> Estimates:
+    """Estimates of v responses: nothing known yet."""
+    made: dict[str, Any] = {name: np.full((v, c), np.nan) for name in ("beta", "se", "df")}
+    made |= {name: np.full((v, k), np.nan) for name in ("varpar", "theta")}
+    made |= {name: np.full(v, np.nan) for name in ("sigma", "loglik", "df_residual", "gradient_norm")}
+    made |= {name: np.zeros(v, dtype=bool) for name in ("converged", "is_singular")}
+    return Estimates(**made, nobs=np.zeros(v, dtype=np.int64), reason=np.full(v, "", dtype=object))
+
+
+def concatenate(parts: list[Estimates]) -> Estimates:
+    """Estimates of several blocks, in order."""
+    names = [field.name for field in fields(Estimates)]
+    joined: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    return Estimates(**joined)

@@ -1,0 +1,125 @@
+"""`lmm_many`: formula, table and Y -> arrays of estimates."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .._errors import DataError, FormulaError, ModelError
+from .._typing import FloatArray, IntArray
+from ..formula import build_spec
+from ..formula.table import open_table
+from ..terms import ModelSpec
+from .blocks import fit_block, make_fitter
+from .design import Design, contrast_matrix
+from .estimates import Estimates, concatenate
+from .responses import CELLS, Source, match, open_responses
+from .result import ManyFits
+
+MODES = ("per-response", "common", "shrunk")
+
+
+def lmm_many(
+    formula: str,
+    data: Any,
+    Y: Any,
+    *,
+    reml: bool = True,
+    mode: str = "per-response",
+    weights: Any = None,
+    offset: Any = None,
+    residual: str | None = None,
+    context: Mapping[str, Any] | None = None,
+    contrasts: Mapping[str, Any] | None = None,
+    samples: str | None = None,
+    layer: str | None = None,
+) -> ManyFits:
+    """Fit one model to every column of Y: `lmm_many("~ age + trt + (1 | donor)", samples, Y)`.
+
+    formula: the response may be left out; a name for it is ignored. data: a table, one row a sample; None takes
+    `Y.obs` of AnnData. Y: samples by responses, see `responses`; an iterator of blocks is consumed once and need not
+    fit into memory. weights: a column's name or (n,), the same for all; or (v, n), each response's own (voom).
+    mode: "per-response": each response has its own variances. "common": one V for all of them, the matrix-normal model.
+    "shrunk": its own, with a prior on the log ratio that all responses give. contrasts: name -> {coefficient: weight}.
+    samples: the column of labels by which the rows of `data` and of Y are matched; without it the index of both, if
+    they have one. A response that cannot be fitted gets NaN and a `reason`, and nothing else changes.
+    Errors: SparselmmError and its children.
+    """
+    if mode not in MODES:
+        raise ModelError(f"mode={mode!r}: one of {', '.join(map(repr, MODES))}")
+    spec, keep, source = _read(formula, data, Y, weights, offset, residual, context, samples, layer)
+    design = Design(spec, contrast_matrix(contrasts, spec.fixed_names))
+    names, estimates = _fit_blocks(design, source.blocks(keep, block_size(design)), reml)
+    return ManyFits(spec, design, names, tuple(contrasts or ()), estimates, reml, mode, {})
+
+
+def block_size(design: Design) -> int:
+    """Responses of a block: multiples of 64, so that a product falls into whole tiles."""
+    return max(64, CELLS // max(design.n, design.spec.q) // 64 * 64)
+
+
+def _read(
+    formula: str,
+    data: Any,
+    Y: Any,
+    weights: Any,
+    offset: Any,
+    residual: str | None,
+    context: Mapping[str, Any] | None,
+    samples: str | None,
+    layer: str | None,
+) -> tuple[ModelSpec, IntArray | None, Source]:
+    """The model, rows of Y that it uses (None: all, in order) and the responses."""
+    if data is None and not hasattr(Y, "obs"):
+        raise DataError("data=None takes the table of AnnData, Y.obs; give a table with one row a sample")
+    data = Y.obs if data is None else data
+    table = open_table(data)
+    n_rows = len(table)
+    name = _response_name(formula, table.columns)
+    text = f"{name} ~ {formula.partition('~')[2].strip()}"
+    spec = build_spec(
+        text, table.with_row_index(name), weights=weights, offset=offset, residual=residual, context=context
+    )
+    labels = _labels(data, table, samples)
+    source = open_responses(Y, samples, layer, labels, n_rows)
+    rows, order = spec.y.astype(np.int64), match(source, labels, n_rows)
+    if order is None and len(rows) == n_rows:
+        return spec, None, source
+    return spec, rows if order is None else order[rows], source
+
+
+def _response_name(formula: Any, columns: list[str]) -> str:
+    """What stands before '~' if it is a name that no column has, else one that is free."""
+    if not isinstance(formula, str) or "~" not in formula:
+        raise FormulaError("a formula is a string such as '~ x + (1 | g)'; the response is each column of Y")
+    name = formula.partition("~")[0].strip()
+    if name and not name.isidentifier():
+        raise FormulaError(f"the response is each column of Y, not '{name}': transform Y, and write '~ x + (1 | g)'")
+    name = name or "y"
+    while name in columns:
+        name += "_"
+    return name
+
+
+def _labels(data: Any, table: Any, samples: str | None) -> pd.Index | None:
+    """Labels of the table's rows, None where it has none."""
+    if samples is not None:
+        if samples not in table.columns:
+            raise DataError(f"samples='{samples}': the table has no such column")
+        return pd.Index(table.get_column(samples).to_list())
+    index = getattr(data, "index", None)
+    return index if isinstance(index, pd.Index) and not isinstance(index, pd.RangeIndex) else None
+
+
+def _fit_blocks(
+    design: Design, blocks: Iterator[tuple[pd.Index, FloatArray]], reml: bool
+) -> tuple[pd.Index, Estimates]:
+    fitter = make_fitter(design, reml)
+    names, parts = [], []
+    for labels, Y in blocks:
+        names.append(labels)
+        parts.append(fit_block(design, fitter, Y, reml))
+    if not parts:
+        raise DataError("Y has no responses")
+    return names[0].append(names[1:]), concatenate(parts)

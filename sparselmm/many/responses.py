@@ -1,0 +1,139 @@
+"""Y in any of its forms -> blocks of columns in the order of the table's rows.
+
+Accepted: an array or anything that slices like one (h5py, zarr, Dask, xarray), a pandas or polars table, AnnData, a
+sparse matrix, or an iterator of tables, arrays or (names, array). Labels of samples are matched where both sides
+have them; nothing is dropped or reordered without such labels.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from .._errors import DataError
+from .._typing import FloatArray, IntArray
+
+CELLS = 4_000_000  # of a block: 32 MB, so that a block with its copies stays in the caches' reach and memory is flat
+SHOWN = 5  # labels named in an error
+
+
+class Source(Protocol):
+    """Columns of Y. samples: labels of its rows or None. names: of all responses, None where they come in blocks."""
+
+    samples: pd.Index | None
+    names: pd.Index | None
+
+    def blocks(self, order: IntArray | None, size: int) -> Iterator[tuple[pd.Index, FloatArray]]:
+        """Names and values (n, b) of at most `size` columns at a time, rows in `order`; the values may be changed."""
+
+
+class _Matrix:
+    """Anything with a shape that gives columns lo ... hi-1 as an array."""
+
+    def __init__(self, values: Any, names: Any, samples: pd.Index | None):
+        self.values = sp.csc_array(values) if sp.issparse(values) else values
+        if len(values.shape) != 2:
+            raise DataError(f"Y must be a matrix, samples by responses, not of shape {tuple(values.shape)}")
+        self.n_rows, v = values.shape
+        self.names = pd.Index(range(v)) if names is None else pd.Index(names)
+        self.samples = samples
+
+    def blocks(self, order: IntArray | None, size: int) -> Iterator[tuple[pd.Index, FloatArray]]:
+        for lo in range(0, len(self.names), size):
+            part = self.values[:, lo : lo + size]
+            part = part.toarray() if sp.issparse(part) else part
+            names = self.names[lo : lo + size]
+            yield names, _floats(part, order, names)
+
+
+class _Stream:
+    """An iterator of blocks, consumed once; rows of each are matched with `labels` of the table, if it has any."""
+
+    samples, names = None, None
+
+    def __init__(self, items: Iterable[Any], labels: pd.Index | None, n_rows: int):
+        self.items, self.labels, self.n_rows = items, labels, n_rows
+
+    def blocks(self, order: IntArray | None, size: int) -> Iterator[tuple[pd.Index, FloatArray]]:
+        done = 0
+        for item in self.items:
+            given, values = item if isinstance(item, tuple) else (None, item)
+            source = _open_matrix(values, None)
+            rows = match(source, self.labels, self.n_rows)
+            names = _names(given, source, done)
+            keep = rows if order is None else order if rows is None else rows[order]
+            for _, part in source.blocks(keep, size):
+                yield names[: part.shape[1]], part
+                names, done = names[part.shape[1] :], done + part.shape[1]
+
+
+def _names(given: Any, source: _Matrix, done: int) -> pd.Index:
+    if given is None:
+        return source.names + done if isinstance(source.names, pd.RangeIndex) else source.names
+    names = pd.Index(given)
+    if len(names) != len(source.names):
+        raise DataError(f"a block of Y has {len(source.names)} responses and {len(names)} names")
+    return names
+
+
+def open_responses(Y: Any, samples: str | None, layer: str | None, labels: pd.Index | None, n_rows: int) -> Source:
+    """Y in one of its forms. samples: a column of Y's own that holds labels. layer: of AnnData, X if None.
+
+    labels, n_rows: of the table. Errors: DataError.
+    """
+    if hasattr(Y, "obs_names") and hasattr(Y, "var_names"):
+        if layer is not None and layer not in Y.layers:
+            raise DataError(f"layer '{layer}' is not in Y; there are {', '.join(map(repr, Y.layers)) or 'none'}")
+        return _Matrix(Y.X if layer is None else Y.layers[layer], Y.var_names, pd.Index(Y.obs_names))
+    if layer is not None:
+        raise DataError(f"layer='{layer}' is for AnnData; Y is {type(Y).__name__}")
+    if not hasattr(Y, "shape") and isinstance(Y, Iterable) and not isinstance(Y, (Sequence, str)):
+        return _Stream(Y, labels, n_rows)
+    return _open_matrix(Y, samples)
+
+
+def _open_matrix(Y: Any, samples: str | None) -> _Matrix:
+    if hasattr(Y, "to_pandas") and hasattr(Y, "columns"):
+        Y = Y.to_pandas()
+    if not isinstance(Y, pd.DataFrame):
+        return _Matrix(Y if hasattr(Y, "shape") else np.asarray(Y), None, None)
+    own = samples is not None and samples in Y.columns
+    labels = pd.Index(Y[samples]) if own else None if isinstance(Y.index, pd.RangeIndex) else Y.index
+    values = Y.drop(columns=samples) if own else Y
+    odd = [c for c, kind in zip(values.columns, values.dtypes, strict=True) if kind.kind not in "iufb"]
+    if odd:
+        raise DataError(f"{len(odd)} columns of Y hold no numbers, the first is {odd[0]!r}; drop them or make numbers")
+    return _Matrix(values.to_numpy(), values.columns, labels)
+
+
+def match(source: Source, labels: pd.Index | None, n_rows: int) -> IntArray | None:
+    """Rows of Y in the order of the table; None where they are in it already. Errors: DataError, with the labels."""
+    if source.samples is None or labels is None:
+        if isinstance(source, _Matrix) and source.n_rows != n_rows:
+            turned = f"; it has {n_rows} columns: transpose it" if source.values.shape[1] == n_rows else ""
+            raise DataError(f"Y has {source.n_rows} rows (samples), the table has {n_rows}{turned}")
+        return None
+    for what, index in (("Y", source.samples), ("the table", labels)):
+        if index.has_duplicates:
+            raise DataError(f"sample {index[index.duplicated()][0]!r} is in {what} more than once")
+    found = source.samples.get_indexer(labels)
+    _check_found(labels[found < 0], "the table", "Y", "drop these rows of the table")
+    _check_found(source.samples.difference(labels, sort=False), "Y", "the table", "leave these rows of Y out")
+    return None if (found == np.arange(len(found))).all() else found.astype(np.int64)
+
+
+def _check_found(lost: pd.Index, where: str, other: str, way_out: str) -> None:
+    if len(lost):
+        shown = ", ".join(map(repr, lost[:SHOWN].tolist())) + (", ..." if len(lost) > SHOWN else "")
+        raise DataError(f"{len(lost)} samples of {where} are not in {other}: {shown}; {way_out}")
+
+
+def _floats(values: Any, order: IntArray | None, names: pd.Index) -> FloatArray:
+    """A fresh C-ordered copy with rows in `order`."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "iufb":
+        raise DataError(f"response '{names[0]}': values of type {array.dtype} are no numbers")
+    array = array if order is None else array[order]
+    return np.array(array, dtype=np.float64, order="C")

@@ -1,0 +1,171 @@
+"""The stages of a search: inside the parameter space, at its ends, and the comparison with variances of zero.
+
+Parameters of precisions and residuals have their ends at infinity, where a quadratic model of the criterion is wrong
+however close one comes: sqrt(g'H^-1 g) tends to a constant there. So a search runs in a smaller box first; what has
+come to the wall of it is compared with its limit, and a limit is left again where a point before it is lower.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ._typing import BoolArray, FloatArray
+from .charts import Chart
+from .optimize import Iteration, Optimum, Options, Point, minimise, scaled_gradient
+from .structures.limits import Bounds, at_bounds
+
+Evaluate = Callable[[FloatArray], Point]
+Report = Callable[[Iteration], None]
+
+NEAR_EDGE = 1e-2  # scale parameters (unit-size effects) below this are compared with exactly zero
+SAME = 1e-9  # a deviance higher by no more than this, or this times 1e-5 of its size in rounding, is the same
+WALL = 0.65  # of the way from a bound to the start of a coordinate: a correlation of 0.9998, of 0.007 by a rate
+BEFORE = (0.2, 0.4)  # of the same way: where a limit is looked at from inside
+LARGE = 3.0  # of a T in units of the effects' size: a variance ratio of 9
+SHORTER, CLEARLY = 0.25, 2.0  # steps along the ray of a start; what they must gain
+AT_LIMIT = 1e-4  # scaled gradient where rounding leaves no smaller one: half its square could still be gained
+ROUNDING, RELATIVE = 1e-6, 1e-8  # of the criterion at a limit
+
+
+def search(evaluate: Evaluate, chart: Chart, x: FloatArray, options: Options, report: Report | None = None) -> Optimum:
+    """The optimum from x (size,), with its certificate."""
+    if not np.isfinite(chart.bounds()[0]).any():
+        return _at_edge(evaluate, chart, minimise(evaluate, x, options, report), options)
+    return _Stages(evaluate, chart, options, report).run(x)
+
+
+def down_the_ray(evaluate: Evaluate, chart: Chart, x: FloatArray) -> FloatArray:
+    """A start from x: where some T is LARGE, all of them a quarter, and again while that lowers the criterion."""
+    scales = chart.scales()
+    value = evaluate(x).value
+    while (np.abs(x[scales]) > LARGE).any():
+        shorter = np.where(scales, SHORTER * x, x)
+        found = evaluate(shorter).value
+        if not found < value - CLEARLY:
+            break
+        x, value = shorter, found
+    return x
+
+
+class _Stages:
+    """A search whose coordinates have ends. `optimum` joins the stages so far."""
+
+    optimum: Optimum
+
+    def __init__(self, evaluate: Evaluate, chart: Chart, options: Options, report: Report | None):
+        self.evaluate, self.chart, self.options, self.report = evaluate, chart, options, report
+        self.bounds, self.middle = chart.bounds(), chart.middle()
+
+    def run(self, x: FloatArray) -> Optimum:
+        wall = self._box(WALL)
+        self.optimum = minimise(self.evaluate, x, replace(self.options, fallback=False), self.report, wall)
+        self._compare_with_zero()
+        stopped = at_bounds(self.optimum.x, wall) & ~self.chart.idle(self.optimum.x)
+        if stopped.any():
+            self._continue(self._lowest(self._limits(stopped)))
+            self._compare_with_zero()
+        if not self.optimum.converged:
+            self._continue(self.optimum.x, last_resort=True)
+            self._compare_with_zero()
+        self._look_from_inside()
+        return self.optimum
+
+    def _compare_with_zero(self) -> None:
+        self.optimum = _at_edge(self.evaluate, self.chart, self.optimum, self.options)
+
+    def _look_from_inside(self) -> None:
+        """Leave a limit where a point before it is lower."""
+        here = self.optimum
+        x = self._lowest(self._insides(), ROUNDING + RELATIVE * abs(here.value))
+        if x is not here.x:
+            self._continue(x, radius=0.5)
+            if self.optimum.value > here.value:
+                self.optimum = here
+
+    def _box(self, part: float) -> Bounds:
+        """The bounds moved inwards."""
+        low, high = self.bounds
+        ends = np.isfinite(low)
+        towards = np.where(ends, self.middle, 0.0)
+        with np.errstate(invalid="ignore"):
+            return tuple(np.where(ends, b + part * (towards - b), b) for b in (low, high))  # type: ignore[return-value]
+
+    def _limits(self, stopped: BoolArray) -> Iterator[FloatArray]:
+        """All that have stopped at their bounds, then one by one; at the same variance, and at the same innovations."""
+        x = self.optimum.x
+        ends = np.where(x < self.middle, *self.bounds)
+        singles = np.eye(len(x), dtype=bool)[stopped]
+        for which in [stopped, *singles][: None if len(singles) > 1 else 1]:
+            yield from self._both_scales(np.where(which, ends, x))
+
+    def _insides(self) -> Iterator[FloatArray]:
+        """Points before each limit that was reached."""
+        x = self.optimum.x
+        for i in np.flatnonzero(at_bounds(x, self.bounds) & ~self.chart.idle(x)):
+            end = self.optimum.x[i]
+            for part in BEFORE:
+                unit = np.arange(len(self.middle)) == i
+                yield from self._both_scales(np.where(unit, end + part * (self.middle[i] - end), self.optimum.x))
+
+    def _both_scales(self, moved: FloatArray) -> Iterator[FloatArray]:
+        yield moved
+        scaled = self.chart.same_steps(self.optimum.x, moved)
+        if not np.array_equal(scaled, moved):
+            yield scaled
+
+    def _lowest(self, candidates: Iterator[FloatArray], margin: float = 0.0) -> FloatArray:
+        """The candidate with the lowest value, the optimum's own x unless it is lower by the margin."""
+        best, value = self.optimum.x, self.optimum.value - margin
+        for x in candidates:
+            found = self.evaluate(x).value
+            if found < value:
+                best, value = x, found
+        return best
+
+    def _continue(self, x: FloatArray, radius: float | None = None, *, last_resort: bool = False) -> None:
+        """Go on from x, at its limits where it is at one; `optimum` joins what was and what comes.
+
+        last_resort: without derivatives, if the options allow it.
+        """
+        before, ended = self.optimum, at_bounds(x, self.bounds)
+        low, high = self.bounds
+        bounds = np.where(ended, x, low), np.where(ended, x, high)
+        chosen = replace(
+            self.options,
+            max_iter=0 if last_resort else self.options.max_iter - before.n_iter,
+            fallback=last_resort and self.options.fallback,
+            radius=radius or max(1.0, 0.1 * float(np.linalg.norm(x[~np.isfinite(low)]))),
+            tolerance=max(self.options.tolerance, AT_LIMIT if ended.any() else 0.0),
+        )
+        after = minimise(self.evaluate, x, chosen, self._numbered(before.n_iter), bounds)
+        log = (*before.log, *(replace(line, number=line.number + before.n_iter) for line in after.log[1:]))
+        self.optimum = replace(
+            after,
+            n_iter=before.n_iter + after.n_iter,
+            n_evaluations=before.n_evaluations + after.n_evaluations,
+            log=log,
+        )
+
+    def _numbered(self, first: int) -> Report | None:
+        """The report with the iterations counted on."""
+        report = self.report
+        if report is None:
+            return None
+        return lambda line: report(replace(line, number=line.number + first)) if line.number else None
+
+
+def _at_edge(evaluate: Evaluate, chart: Chart, optimum: Optimum, options: Options) -> Optimum:
+    """The first candidate at the edge whose deviance is no higher, with the certificate there; else `optimum`."""
+    for x in chart.edges(optimum.x, NEAR_EDGE):
+        point = evaluate(x)
+        if point.value <= optimum.value + SAME + 1e-14 * abs(optimum.value):
+            gradient, hessian = point.derivatives()
+            free = ~(at_bounds(x, chart.bounds()) | chart.idle(x))
+            norm = scaled_gradient(gradient[free], hessian[np.ix_(free, free)])
+            if norm <= max(options.tolerance, optimum.gradient_norm):
+                return replace(
+                    optimum, x=x, value=point.value, gradient=gradient, hessian=hessian, gradient_norm=norm,
+                    converged=norm <= options.tolerance, message="converged",
+                )  # fmt: skip
+    return optimum
