@@ -241,6 +241,7 @@ def _check_value(name: str, value: object) -> None:
     number = float(value) if isinstance(value, Real) else np.nan
     is_cor, is_sd = name.startswith(("cor_", "rho_")), name.startswith("sd_") or name == SIGMA
     fits = abs(number) <= 1.0 if is_cor else np.isfinite(number) and (number >= 0.0 or not is_sd)
+    fits |= number == np.inf and name.startswith(("kappa_", "start_"))
     if not fits or (name == SIGMA and number == 0.0):
         rule = "a correlation lies between -1 and 1" if is_cor else "a standard deviation is at least 0, sigma above 0"
         raise ModelError(f"fixed: {name} cannot be {value!r}; {rule}")
