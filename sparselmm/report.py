@@ -134,8 +134,6 @@ def _facts(fit: "Fit") -> Iterator[str]:
     if fit.is_singular:
         names = [name for name, there in at_edge(fit).items() if there]
         edge = [f"{name} = {fit.varpar[name]:.0f}{_meaning(name, fit)}" for name in names]
-            f"{name} = {fit.varpar[name]:.0f}{_meaning(name, fit)}" for name, there in at_edge(fit).items() if there
-        ]
         yield f"Singular fit: {', '.join(edge) or 'a covariance matrix is not of full rank'}"
     if fit.method == "cobyqa":
         yield "Newton's method stopped short; the derivative-free search COBYQA went on from there."
