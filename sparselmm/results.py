@@ -56,6 +56,24 @@ class Fit:
 
         return coef_table(self, ddf)
 
+    def test(
+        self, L: Any, rhs: Any = 0.0, *, joint: bool = True, ddf: Any = None, level: float = 0.95
+    ) -> pd.DataFrame:
+        """Test L beta = rhs: one F test of all rows, or with joint=False a t test and an interval for each.
+
+        L: weights as an array (p,) or (c, p), a mapping coefficient -> weight, or a DataFrame with a column a
+        coefficient. ddf: as in `coef_table`.
+        """
+        from .inference.tests import test
+
+        return test(self, L, rhs, joint=joint, ddf=ddf, level=level)
+
+    def anova(self, type: int = 3, *, ddf: Any = None) -> pd.DataFrame:
+        """An F test a term of the fixed part, as lmerTest's anova: type 3, 2 (marginal) or 1 (sequential)."""
+        from .inference.tests import anova
+
+        return anova(self, type, ddf=ddf)
+
     @property
     def vcov(self) -> pd.DataFrame:
         """sigma^2 (X'V^-1X)^-1 of the coefficients that are in the model."""
