@@ -1,6 +1,6 @@
 """The fitted model: a frozen record; every number is made by a function elsewhere and read here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from .terms import ModelSpec
 
 if TYPE_CHECKING:
     from .inference.bootstrap import Bootstrap
+    from .inference.profile import Profile
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -246,6 +247,20 @@ class Fit:
         from .inference.bootstrap import bootstrap
 
         return bootstrap(self, n, seed, workers=workers, file=file, progress=progress, effects=effects)
+
+    def profile(self, which: str | Iterable[str] | None = None, *, level: float = 0.99) -> "Profile":
+        """Profile likelihood (ML) by parameter: names, "fixef", "varpar", or all; out to intervals of `level`."""
+        from .inference.profile import profile
+
+        return profile(self, which, level=level)
+
+    def confint(
+        self, method: str = "wald", level: float = 0.95, which: str | Iterable[str] | None = None, **options: Any
+    ) -> pd.DataFrame:
+        """lower, upper by parameter. method: "wald", "profile", "boot" (options: those of `bootstrap`)."""
+        from .inference.confint import confint
+
+        return confint(self, method, level, which, **options)
 
     def refit(self, y: Any, *, start: FloatArray | None = None) -> "Fit":
         """The same model and criterion for another response y (nobs,): nothing but the response is read again."""
