@@ -123,6 +123,13 @@ class Fit:
         return self.deviance + self.n_params * float(np.log(self.nobs))
 
     @property
+    def caic(self) -> float:
+        """Conditional AIC: -2 log f(y | beta, b) + 2 (effective degrees of freedom + 1) (Vaida & Blanchard 2005)."""
+        from .inference.caic import conditional_aic
+
+        return conditional_aic(self).caic
+
+    @property
     def theta(self) -> pd.Series:
         """The structures' parameters; for `us` the relative Cholesky factor, as lme4's theta."""
         return pd.Series(self.estimate.evaluation.theta, index=list(self.likelihood.parameters.names), dtype=float)

@@ -6,7 +6,6 @@ overparametrised design in which hypotheses are stated. C depends on the levels 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -130,8 +129,10 @@ def _columns(structure: Any, factors: Sequence[CodedFactor], treatment: bool) ->
     blocks = []
     for scoped in structure.scoped_terms:
         used = {f.factor.expr: f.reduced for f in scoped.factors}
-        codes = [_code(f, used.get(f.name), treatment) for f in reversed(factors)]
-        blocks.append(scoped.scale * reduce(np.kron, codes, np.ones((1, 1))))
+        block: FloatArray = np.full((1, 1), float(scoped.scale))
+        for factor in factors:
+            block = np.asarray(np.kron(_code(factor, used.get(factor.name), treatment), block), dtype=np.float64)
+        blocks.append(block)
     return np.hstack(blocks)
 
 
