@@ -46,6 +46,9 @@ class Chart(Protocol):
     def idle(self, x: FloatArray) -> BoolArray:
         """Parameters of precisions whose term has a variance of zero: nothing depends on them, (size,)."""
 
+    def terms(self) -> list[tuple[slice, slice]]:
+        """Places of T and of the parameters of Q of each scalar term that has both."""
+
     def scales(self) -> BoolArray:
         """Which coordinates are multiplied where a relative covariance factor T is, (size,)."""
 
@@ -103,6 +106,10 @@ class FreeChart:
         for part, rho in zip(self._parameters.slices, self._parameters.rho_slices, strict=True):
             out[rho] = not x[part].any()
         return out
+
+    def terms(self) -> list[tuple[slice, slice]]:
+        pairs = zip(self._parameters.slices, self._parameters.rho_slices, strict=True)
+        return [(part, rho) for part, rho in pairs if part.stop == part.start + 1 and rho.stop > rho.start]
 
     def scales(self) -> BoolArray:
         out = np.zeros(self.size, dtype=bool)
@@ -200,6 +207,9 @@ class HeldChart:
 
     def idle(self, x: FloatArray) -> BoolArray:
         return np.zeros(len(x), dtype=bool)
+
+    def terms(self) -> list[tuple[slice, slice]]:
+        return []
 
     def scales(self) -> BoolArray:
         return np.zeros(self.size, dtype=bool)
