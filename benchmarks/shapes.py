@@ -16,6 +16,14 @@ SIZES = {
     "crossed": 20_000,
     "crossed_slope": 10_000,
     "partially_crossed": 100_000,
+    "ar1": 20_000,
+    "ar1_crossed": 5_000,
+    "ou": 20_000,
+    "pedigree": 10_000,
+    "field_trial": 2_000,
+    "residual_ar1": 20_000,
+    "residual_varident": 20_000,
+    "residual_product": 20_000,
 }
 SHAPES = [*SIZES, "InstEval"]
 
@@ -31,20 +39,25 @@ def problems() -> ModuleType:
     return sys.modules["problems"]
 
 
-def formula_and_data(shape: str) -> tuple[str, Any]:
-    """What a user would have in hand."""
+def problem(shape: str) -> Any:
+    """The problem of that name, with independent levels or with correlated ones."""
+    return (problems().PROBLEMS | problems().STRUCTURED)[shape]
+
+
+def arguments(shape: str) -> tuple[tuple[str, Any], dict[str, Any]]:
+    """What a user would have in hand: formula and table, and what `lmm` takes besides."""
     if shape == "InstEval":
-        return INSTEVAL, slm.load_dataset("InstEval")
-    problem = problems().PROBLEMS[shape]
-    return problem.formula, problem.data(SIZES[shape])
+        return (INSTEVAL, slm.load_dataset("InstEval")), {}
+    given = problem(shape)
+    return (given.formula, given.data(SIZES[shape])), given.options(SIZES[shape])
 
 
 def model(shape: str) -> slm.LinearMixedModel:
     """The unfitted model."""
-    return slm.LinearMixedModel(*formula_and_data(shape))
+    given, options = arguments(shape)
+    return slm.LinearMixedModel(*given, **options)
 
 
 def warm_up(shape: str) -> None:
     """A small fit of the same shape, so that no kernel is compiled while the clock runs."""
-    name = "crossed" if shape == "InstEval" else shape
-    problems().PROBLEMS[name].model().fit()
+    problem("crossed" if shape == "InstEval" else shape).model().fit()

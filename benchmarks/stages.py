@@ -9,7 +9,7 @@ from sparselmm.equations import Equations
 from sparselmm.formula import build_spec
 from sparselmm.likelihood import Likelihood
 
-from .shapes import SHAPES, formula_and_data, model, warm_up
+from .shapes import SHAPES, arguments, model, warm_up
 
 
 class _Shapes:
@@ -23,10 +23,10 @@ class Formula(_Shapes):
 
     def setup(self, shape):
         warm_up(shape)
-        self.given = formula_and_data(shape)
+        self.given, self.options = arguments(shape)
 
     def time_formula(self, shape):
-        build_spec(*self.given)
+        build_spec(*self.given, **self.options)
 
 
 class Assembly(_Shapes):
@@ -34,7 +34,7 @@ class Assembly(_Shapes):
 
     def setup(self, shape):
         warm_up(shape)
-        self.spec = build_spec(*formula_and_data(shape))
+        self.spec = model(shape).spec
 
     def time_assembly(self, shape):
         Equations(self.spec)
@@ -76,13 +76,13 @@ class Fit(_Shapes):
 
     def setup(self, shape):
         warm_up(shape)
-        self.given = formula_and_data(shape)
+        self.given, self.options = arguments(shape)
 
     def time_fit(self, shape):
-        slm.lmm(*self.given)
+        slm.lmm(*self.given, **self.options)
 
     def peakmem_fit(self, shape):
-        slm.lmm(*self.given)
+        slm.lmm(*self.given, **self.options)
 
 
 class Facts(_Shapes):

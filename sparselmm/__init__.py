@@ -4,6 +4,7 @@ from ._errors import DataError, EngineError, FormulaError, ModelError, Sparselmm
 from .api import LinearMixedModel, lmm, simulate
 from .datasets import dataset_names, load_dataset
 from .engines.threads import set_threads
+from .inference.compare import compare
 from .many.fit import lmm_many
 from .many.result import ManyFits
 from .results import Fit
@@ -26,6 +27,7 @@ __all__ = [
     "RandomTerm",
     "SparselmmError",
     "SparselmmWarning",
+    "compare",
     "dataset_names",
     "lmm",
     "lmm_many",

@@ -46,6 +46,9 @@ class Chart(Protocol):
     def idle(self, x: FloatArray) -> BoolArray:
         """Parameters of precisions whose term has a variance of zero: nothing depends on them, (size,)."""
 
+    def terms(self) -> list[tuple[slice, slice]]:
+        """Places of T and of the parameters of Q of each scalar term that has both."""
+
     def scales(self) -> BoolArray:
         """Which coordinates are multiplied where a relative covariance factor T is, (size,)."""
 
@@ -103,6 +106,10 @@ class FreeChart:
         for part, rho in zip(self._parameters.slices, self._parameters.rho_slices, strict=True):
             out[rho] = not x[part].any()
         return out
+
+    def terms(self) -> list[tuple[slice, slice]]:
+        pairs = zip(self._parameters.slices, self._parameters.rho_slices, strict=True)
+        return [(part, rho) for part, rho in pairs if part.stop == part.start + 1 and rho.stop > rho.start]
 
     def scales(self) -> BoolArray:
         out = np.zeros(self.size, dtype=bool)
@@ -201,6 +208,9 @@ class HeldChart:
     def idle(self, x: FloatArray) -> BoolArray:
         return np.zeros(len(x), dtype=bool)
 
+    def terms(self) -> list[tuple[slice, slice]]:
+        return []
+
     def scales(self) -> BoolArray:
         return np.zeros(self.size, dtype=bool)
 
@@ -241,6 +251,7 @@ def _check_value(name: str, value: object) -> None:
     number = float(value) if isinstance(value, Real) else np.nan
     is_cor, is_sd = name.startswith(("cor_", "rho_")), name.startswith("sd_") or name == SIGMA
     fits = abs(number) <= 1.0 if is_cor else np.isfinite(number) and (number >= 0.0 or not is_sd)
+    fits |= number == np.inf and name.startswith(("kappa_", "start_"))
     if not fits or (name == SIGMA and number == 0.0):
         rule = "a correlation lies between -1 and 1" if is_cor else "a standard deviation is at least 0, sigma above 0"
         raise ModelError(f"fixed: {name} cannot be {value!r}; {rule}")

@@ -11,7 +11,7 @@ from .charts import Chart, make_chart
 from .dense import DenseLikelihood
 from .likelihood import Derivatives, Evaluation, Likelihood
 from .optimize import Iteration, Optimum, Options
-from .search import down_the_ray, search
+from .search import best_start, down_the_ray, search
 from .start import starting_theta
 from .structures.limits import at_bounds
 
@@ -81,6 +81,8 @@ def estimate(
         _check_start(chart, x, evaluate(x))
         if start is not None or np.isfinite(chart.bounds()[0]).any():
             x = down_the_ray(evaluate, chart, x)
+        if start is None:
+            x = best_start(evaluate, chart, x)
         options = replace(options, radius=max(options.radius, 0.7 * float(np.linalg.norm(x))))
         optimum = search(evaluate, chart, x, options, report)
         x = optimum.x

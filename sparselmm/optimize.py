@@ -17,7 +17,6 @@ from ._typing import BoolArray, FloatArray
 PATIENCE, MOST_DIFFERENCES = 12, 12  # iterations before the Hessian is made of differences; coordinates at most
 DIFFERENCE = 1e-4  # of a coordinate, or of 1: of an exact gradient
 LONGEST = 2.0  # step of a coordinate with bounds: a factor of 7 in a rate
-ROUNDING = 1e-9  # of the value: with variance ratios of 1e3 and more the criterion cancels to about this
 
 
 class Point(Protocol):
@@ -31,12 +30,16 @@ class Point(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """tolerance: on the scaled gradient sqrt(g'H^-1 g), that is, in standard errors of x. radius: of the first step."""
+    """tolerance: on the scaled gradient sqrt(g'H^-1 g), that is, in standard errors of x. radius: of the first step.
+
+    rounding: of the value; with variance ratios of 1e3 and more the criterion cancels to about 1e-9.
+    """
 
     max_iter: int = 50
     tolerance: float = 1e-5
     radius: float = 1.0
     fallback: bool = True
+    rounding: float = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +177,7 @@ class _Newton:
                 ratio = change / predicted
                 self._accept(*self._stretched(point, step, ratio), ratio)
                 return True
-            if max(predicted, abs(change)) <= max(ROUNDING, 1e-13 * abs(self.value)):
+            if max(predicted, abs(change)) <= max(self.options.rounding, 1e-13 * abs(self.value)):
                 return self._polish(point, step)
             self.radius = 0.25 * min(self.radius, float(np.linalg.norm(step)))
         return False
@@ -256,7 +259,7 @@ class _Newton:
         bounds = Bounds(self.low, self.high)
         result = minimize(lambda x: self.evaluate(x).value, self.x, method="COBYQA", bounds=bounds, options=options)
         self.n_evaluations += int(result.nfev)
-        self.method = "cobyqa"
+        self.method, self.message = "cobyqa", "no further decrease"
         point = self.evaluate(result.x if result.fun <= self.value else self.x)
         self.x = result.x if result.fun <= self.value else self.x
         self.value = point.value

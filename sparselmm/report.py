@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from .terms import ModelSpec
 
 PATIENCE = 3.0  # seconds before a terminal shows a progress line
+LIMITS = {
+    ("rho", 1.0): "each series is one number, or a random walk where its standard deviation is huge",
+    ("rho", -1.0): "each series is one number of alternating sign",
+    ("kappa", 0.0): "each series is one number, or a random walk where its standard deviation is huge",
+    ("kappa", np.inf): "no correlation",
+}
 WIDEST = 7  # decimals of a table's column
 SMALLEST_P = 2e-16  # the machine's epsilon: tail areas below it are not printed
 METHOD_NAMES = {"satterthwaite": "Satterthwaite's degrees of freedom", "wald": "Wald tests, normal distribution"}
@@ -126,7 +132,8 @@ def p_value(p: float) -> str:
 def _facts(fit: "Fit") -> Iterator[str]:
     yield _search(fit)
     if fit.is_singular:
-        edge = [f"{name} = {fit.varpar[name]:.0f}" for name, there in at_edge(fit).items() if there]
+        names = [name for name, there in at_edge(fit).items() if there]
+        edge = [f"{name} = {fit.varpar[name]:.0f}{_meaning(name, fit)}" for name in names]
         yield f"Singular fit: {', '.join(edge) or 'a covariance matrix is not of full rank'}"
     if fit.method == "cobyqa":
         yield "Newton's method stopped short; the derivative-free search COBYQA went on from there."
@@ -136,6 +143,12 @@ def _facts(fit: "Fit") -> Iterator[str]:
         yield f"Weights: {fit.spec.weights.min():g} to {fit.spec.weights.max():g}"
     yield from _losses(fit.spec, fit.dropped_columns)
     yield "Seconds: " + ", ".join(f"{stage} {seconds:.3f}" for stage, seconds in fit.timings.items())
+
+
+def _meaning(name: Any, fit: "Fit") -> str:
+    """What a limit of a correlation or a rate says, in brackets."""
+    words = LIMITS.get((str(name).split("_")[0], float(np.round(fit.varpar[name]))))
+    return f" ({words})" if words else ""
 
 
 def _search(fit: "Fit") -> str:

@@ -1,6 +1,6 @@
 """The fitted model: a frozen record; every number is made by a function elsewhere and read here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from .terms import ModelSpec
 
 if TYPE_CHECKING:
     from .inference.bootstrap import Bootstrap
+    from .inference.profile import Profile
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +57,24 @@ class Fit:
         from .inference.coef_table import coef_table
 
         return coef_table(self, ddf)
+
+    def test(
+        self, L: Any, rhs: Any = 0.0, *, joint: bool = True, ddf: Any = None, level: float = 0.95
+    ) -> pd.DataFrame:
+        """Test L beta = rhs: one F test of all rows, or with joint=False a t test and an interval for each.
+
+        L: weights as an array (p,) or (c, p), a mapping coefficient -> weight, or a DataFrame with a column a
+        coefficient. ddf: as in `coef_table`.
+        """
+        from .inference.tests import test
+
+        return test(self, L, rhs, joint=joint, ddf=ddf, level=level)
+
+    def anova(self, type: int = 3, *, ddf: Any = None) -> pd.DataFrame:
+        """An F test a term of the fixed part, as lmerTest's anova: type 3, 2 (marginal) or 1 (sequential)."""
+        from .inference.tests import anova
+
+        return anova(self, type, ddf=ddf)
 
     @property
     def vcov(self) -> pd.DataFrame:
@@ -103,6 +122,13 @@ class Fit:
     def bic(self) -> float:
         """deviance + n_params log(nobs)."""
         return self.deviance + self.n_params * float(np.log(self.nobs))
+
+    @property
+    def caic(self) -> float:
+        """Conditional AIC: -2 log f(y | beta, b) + 2 (effective degrees of freedom + 1) (Vaida & Blanchard 2005)."""
+        from .inference.caic import conditional_aic
+
+        return conditional_aic(self).caic
 
     @property
     def theta(self) -> pd.Series:
@@ -229,6 +255,20 @@ class Fit:
         from .inference.bootstrap import bootstrap
 
         return bootstrap(self, n, seed, workers=workers, file=file, progress=progress, effects=effects)
+
+    def profile(self, which: str | Iterable[str] | None = None, *, level: float = 0.99) -> "Profile":
+        """Profile likelihood (ML) by parameter: names, "fixef", "varpar", or all; out to intervals of `level`."""
+        from .inference.profile import profile
+
+        return profile(self, which, level=level)
+
+    def confint(
+        self, method: str = "wald", level: float = 0.95, which: str | Iterable[str] | None = None, **options: Any
+    ) -> pd.DataFrame:
+        """lower, upper by parameter. method: "wald", "profile", "boot" (options: those of `bootstrap`)."""
+        from .inference.confint import confint
+
+        return confint(self, method, level, which, **options)
 
     def refit(self, y: Any, *, start: FloatArray | None = None) -> "Fit":
         """The same model and criterion for another response y (nobs,): nothing but the response is read again."""

@@ -22,9 +22,11 @@ NEAR_EDGE = 1e-2  # scale parameters (unit-size effects) below this are compared
 SAME = 1e-9  # a deviance higher by no more than this, or this times 1e-5 of its size in rounding, is the same
 WALL = 0.65  # of the way from a bound to the start of a coordinate: a correlation of 0.9998, of 0.007 by a rate
 BEFORE = (0.2, 0.4)  # of the same way: where a limit is looked at from inside
+ASIDE = 0.12  # of the way from a start to a bound: a correlation of 0.5 becomes -0.58 or 0.93
+SMALL = 0.1  # T in units of the effects' size, where a variance of zero is doubted
 LARGE = 3.0  # of a T in units of the effects' size: a variance ratio of 9
 SHORTER, CLEARLY = 0.25, 2.0  # steps along the ray of a start; what they must gain
-AT_LIMIT = 1e-4  # scaled gradient where rounding leaves no smaller one: half its square could still be gained
+AT_LIMIT = 1e-4  # scaled gradient that is asked for there; half its square could still be gained
 ROUNDING, RELATIVE = 1e-6, 1e-8  # of the criterion at a limit
 
 
@@ -48,6 +50,24 @@ def down_the_ray(evaluate: Evaluate, chart: Chart, x: FloatArray) -> FloatArray:
     return x
 
 
+def best_start(evaluate: Evaluate, chart: Chart, x: FloatArray) -> FloatArray:
+    """x with each correlation and rate at its start or a little to either side, whichever is lowest, one by one."""
+    low, high = chart.bounds()
+    value = evaluate(x).value if np.isfinite(low).any() else np.inf
+    for i in np.flatnonzero(np.isfinite(low)):
+        unit = np.arange(len(x)) == i
+        for end in (low, high):
+            other = np.where(unit, x + ASIDE * (end - x), x)
+            found = evaluate(other).value
+            if found < value:
+                best, value = other, found
+                break
+        else:
+            continue
+        x = best
+    return x
+
+
 class _Stages:
     """A search whose coordinates have ends. `optimum` joins the stages so far."""
 
@@ -65,19 +85,40 @@ class _Stages:
         if stopped.any():
             self._continue(self._lowest(self._limits(stopped)))
             self._compare_with_zero()
-        if not self.optimum.converged:
+        if not self.optimum.converged and self.options.fallback:
             self._continue(self.optimum.x, last_resort=True)
             self._compare_with_zero()
+        self._doubt_zero()
         self._look_from_inside()
         return self.optimum
 
     def _compare_with_zero(self) -> None:
         self.optimum = _at_edge(self.evaluate, self.chart, self.optimum, self.options)
 
+    def _doubt_zero(self) -> None:
+        """A variance that is zero at one correlation need not be at another: leave it where a small one is lower."""
+        here = self.optimum
+        x = self._lowest(self._small_variances(), _margin(here.value))
+        if x is not here.x:
+            self._continue(x)
+            self._compare_with_zero()
+            if self.optimum.value > here.value:
+                self.optimum = here
+
+    def _small_variances(self) -> Iterator[FloatArray]:
+        """Each term without variance that has a correlation: at its start, and towards its ends."""
+        x = self.optimum.x
+        for part, rho in self.chart.terms():
+            if part.stop > part.start and self.chart.idle(x)[rho].any():
+                for places in (self.middle, *self._box(1 - 2 * ASIDE)):
+                    out = x.copy()
+                    out[part], out[rho] = SMALL, places[rho]
+                    yield out
+
     def _look_from_inside(self) -> None:
         """Leave a limit where a point before it is lower."""
         here = self.optimum
-        x = self._lowest(self._insides(), ROUNDING + RELATIVE * abs(here.value))
+        x = self._lowest(self._insides(), _margin(here.value))
         if x is not here.x:
             self._continue(x, radius=0.5)
             if self.optimum.value > here.value:
@@ -126,7 +167,7 @@ class _Stages:
     def _continue(self, x: FloatArray, radius: float | None = None, *, last_resort: bool = False) -> None:
         """Go on from x, at its limits where it is at one; `optimum` joins what was and what comes.
 
-        last_resort: without derivatives, if the options allow it.
+        last_resort: without derivatives.
         """
         before, ended = self.optimum, at_bounds(x, self.bounds)
         low, high = self.bounds
@@ -134,11 +175,15 @@ class _Stages:
         chosen = replace(
             self.options,
             max_iter=0 if last_resort else self.options.max_iter - before.n_iter,
-            fallback=last_resort and self.options.fallback,
+            fallback=last_resort,
             radius=radius or max(1.0, 0.1 * float(np.linalg.norm(x[~np.isfinite(low)]))),
-            tolerance=max(self.options.tolerance, AT_LIMIT if ended.any() else 0.0),
         )
+        margin = _margin(before.value)
+        if ended.any():
+            chosen = replace(chosen, tolerance=max(chosen.tolerance, AT_LIMIT), rounding=margin)
         after = minimise(self.evaluate, x, chosen, self._numbered(before.n_iter), bounds)
+        if ended.any() and 0.5 * after.gradient_norm**2 < margin:
+            after = replace(after, converged=True, message="converged")
         log = (*before.log, *(replace(line, number=line.number + before.n_iter) for line in after.log[1:]))
         self.optimum = replace(
             after,
@@ -153,6 +198,11 @@ class _Stages:
         if report is None:
             return None
         return lambda line: report(replace(line, number=line.number + first)) if line.number else None
+
+
+def _margin(value: float) -> float:
+    """Rounding of the criterion at a limit."""
+    return ROUNDING + RELATIVE * abs(value)
 
 
 def _at_edge(evaluate: Evaluate, chart: Chart, optimum: Optimum, options: Options) -> Optimum:

@@ -1,7 +1,7 @@
 """Named problems: a data maker, a formula and tags. Shared by tests (small) and benchmarks (any size).
 
 `PROBLEMS["crossed"].model(n)` is unfitted; `.data(n)` is the table, or the arrays for problems tagged "arrays".
-The same name and n give the same numbers everywhere.
+`STRUCTURED` are the problems with correlated levels or residuals. The same name and n give the same numbers everywhere.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,8 @@ SMALL = 144  # rows of the versions that are compared with n x n matrices
 class Problem:
     """One model. make(rng, n): a DataFrame, or for `arrays` the arguments of `from_arrays`.
 
-    weights, offset: names of columns. tags: what the problem is good for.
+    weights, offset: names of columns. tags: what the problem is good for. residual: as `lmm` takes it. context(n):
+    what the formula names besides columns.
     """
 
     name: str
@@ -29,6 +30,13 @@ class Problem:
     tags: frozenset[str] = frozenset()
     weights: str | None = None
     offset: str | None = None
+    residual: str | None = None
+    context: Callable[[int], dict[str, Any]] = lambda n: {}
+
+    def options(self, n: int = SMALL) -> dict[str, Any]:
+        """What `lmm` takes besides formula and table."""
+        given = {"weights": self.weights, "offset": self.offset, "residual": self.residual}
+        return {"context": self.context(n)} | {name: value for name, value in given.items() if value is not None}
 
     def data(self, n: int = SMALL) -> Any:
         """The table or the arrays of n rows."""
@@ -41,7 +49,7 @@ class Problem:
         data = self.data(n)
         if "arrays" in self.tags:
             return LinearMixedModel.from_arrays(**data, engine=engine)
-        return LinearMixedModel(self.formula, data, weights=self.weights, offset=self.offset, engine=engine)
+        return LinearMixedModel(self.formula, data, engine=engine, **self.options(n))
 
     def spec(self, n: int = SMALL) -> Any:
         """The `ModelSpec`."""
@@ -49,7 +57,7 @@ class Problem:
             return self.model(n).spec
         from sparselmm.formula import build_spec
 
-        return build_spec(self.formula, self.data(n), weights=self.weights, offset=self.offset)
+        return build_spec(self.formula, self.data(n), **self.options(n))
 
 
 def groups(rng: np.random.Generator, n: int, m: int) -> np.ndarray:
@@ -177,8 +185,89 @@ def multi_membership(rng: np.random.Generator, n: int) -> dict[str, Any]:
     return {"y": y, "X": np.ones((n, 1)), "terms": [RandomTerm(Z, name="club"), RandomTerm(codes, name="area")]}
 
 
-def _problem(name: str, formula: str, make: Any, *tags: str, **columns: str) -> Problem:
-    return Problem(name, formula, make, frozenset(tags), **columns)
+def walk(rng: np.random.Generator, gaps: np.ndarray, start: np.ndarray, rho: float) -> np.ndarray:
+    """Stationary series with variance 1 and correlation rho^gap from row to row; a new one wherever `start`."""
+    keep = np.where(start, 0.0, rho**gaps)
+    out, shocks = np.empty(len(keep)), np.sqrt(1 - keep**2) * rng.normal(size=len(keep))
+    state = 0.0
+    for i, (a, shock) in enumerate(zip(keep, shocks, strict=True)):
+        state = out[i] = a * state + shock
+    return out
+
+
+def series(rng: np.random.Generator, n: int) -> pd.DataFrame:
+    """Subjects g seen about twenty times: integers t with gaps, `when` nearby, items h and strata f crossed with them.
+
+    An AR(1) of each subject in t (rho = 0.8), an intercept of each of n/60 items, and noise.
+    """
+    d = _base(rng, n)
+    g = np.arange(n) // 20
+    start = np.diff(g, prepend=-1) > 0
+    gaps = 1.0 + (rng.random(n) < 0.1)
+    ticks = np.cumsum(gaps).astype(np.int64)
+    t = ticks - ticks[start][g]
+    h, f = groups(rng, n, max(4, n // 60)), rng.integers(0, 3, n)
+    y = 1 + 0.5 * d["x"] + walk(rng, gaps, start, 0.8) + effects(rng, h, [1], 0.5) + 0.6 * d["y"]
+    when = t + rng.uniform(-0.4, 0.4, n)
+    return pd.DataFrame(d | {"g": g, "t": t, "when": when, "h": h, "f": f, "y": y})
+
+
+def residual_series(rng: np.random.Generator, n: int) -> pd.DataFrame:
+    """`series` without noise on top of the AR(1), an intercept of each subject, and sds 1, 2, 3 in the strata f."""
+    frame = series(rng, n)
+    start = np.diff(frame.g, prepend=-1) > 0
+    e = walk(rng, np.diff(frame.t, prepend=0), start, 0.6) * (1 + frame.f)
+    return frame.assign(y=1 + 0.5 * frame.x + effects(rng, frame.g.to_numpy(), [1], 0.8) + e)
+
+
+def mating(n: int) -> dict[str, np.ndarray]:
+    """Parents of n animals in six generations of random mating, -1 for the founders'; one in twenty may sire."""
+    rng = np.random.default_rng(n)
+    size = -(-n // 6)
+    born = np.arange(n)
+    older = (born // size - 1) * size
+    sire = older + 2 * rng.integers(0, max(1, size // 40), n)
+    dam = older + 1 + 2 * rng.integers(0, size // 2, n)
+    founder = born < size
+    return {"sire": np.where(founder, -1, sire), "dam": np.where(founder, -1, dam)}
+
+
+def pedigree(n: int) -> dict[str, Any]:
+    """P: the pedigree of `mating`, parents without a number left out."""
+    from sparselmm import Pedigree
+
+    parents = {k: pd.Series(v).where(v >= 0).astype("Int64") for k, v in mating(n).items()}
+    return {"P": Pedigree(np.arange(n), parents["sire"], parents["dam"])}
+
+
+def animals(rng: np.random.Generator, n: int) -> pd.DataFrame:
+    """A record of every animal of `mating`: breeding values with h^2 = 1/3, n/30 herds."""
+    parents, d = mating(n), _base(rng, n)
+    u = rng.normal(size=n)
+    for i in np.flatnonzero(parents["sire"] >= 0):
+        u[i] = 0.5 * (u[parents["sire"][i]] + u[parents["dam"][i]]) + np.sqrt(0.5) * u[i]
+    herd = groups(rng, n, max(4, n // 30))
+    y = 10 + d["x"] + u + effects(rng, herd, [1], 0.7) + np.sqrt(2) * d["y"]
+    return pd.DataFrame(d | {"animal": np.arange(n), "herd": herd, "y": y})
+
+
+def field(rng: np.random.Generator, n: int) -> pd.DataFrame:
+    """A field of n plots, twice as long as wide (a row may be short): n/3 varieties, AR(1) x AR(1) fertility, noise."""
+    rows = int(np.sqrt(n / 2))
+    row, col = np.arange(n) % rows, np.arange(n) // rows
+    grid = rng.normal(size=(rows, col[-1] + 1))
+    for a, axis in ((0.8, 0), (0.6, 1)):
+        grid = np.moveaxis(grid, axis, 0)
+        for i in range(1, len(grid)):
+            grid[i] = a * grid[i - 1] + np.sqrt(1 - a * a) * grid[i]
+        grid = np.moveaxis(grid, 0, axis)
+    variety = groups(rng, n, n // 3)
+    y = 50 + effects(rng, variety, [1], 1.0) + 1.5 * grid[row, col] + 0.5 * rng.normal(size=n)
+    return pd.DataFrame({"row": row, "col": col, "variety": variety, "y": y})
+
+
+def _problem(name: str, formula: str, make: Any, *tags: str, **options: Any) -> Problem:
+    return Problem(name, formula, make, frozenset(tags), **options)
 
 
 PROBLEMS = {
@@ -203,6 +292,20 @@ PROBLEMS = {
         _problem("large_response", "y ~ x + (1 | g)", large_response, "scalar", "numerics"),
         _problem("sparse_slopes", "", sparse_slopes, "us", "arrays"),
         _problem("multi_membership", "", multi_membership, "scalar", "arrays"),
+    ]
+}
+
+STRUCTURED = {
+    p.name: p
+    for p in [
+        _problem("ar1", "y ~ x + ar1(0 + t | g)", series),
+        _problem("ar1_crossed", "y ~ x + (1 | h) + ar1(0 + t | g)", series),
+        _problem("ou", "y ~ x + ou(0 + when | g)", series),
+        _problem("pedigree", "y ~ x + ped(1 | animal, P) + (1 | herd)", animals, context=pedigree),
+        _problem("field_trial", "y ~ 1 + (1 | variety) + ar1(0 + row):ar1(0 + col)", field),
+        _problem("residual_ar1", "y ~ x + (1 | g)", residual_series, residual="ar1(t | g)"),
+        _problem("residual_varident", "y ~ x + (1 | g)", residual_series, residual="varident(f)"),
+        _problem("residual_product", "y ~ x", residual_series, residual="ar1(t | g) * varident(f)"),
     ]
 }
 

@@ -46,7 +46,7 @@ def test_public_names():
     """A contract: a name that disappears breaks other people's scripts."""
     assert set(slm.__all__) == {
         *("lmm", "LinearMixedModel", "Fit", "RandomTerm", "ModelSpec", "load_dataset", "dataset_names", "simulate"),
-        *("Known", "Pedigree", "set_threads"),
+        *("Known", "Pedigree", "set_threads", "compare"),
         *("SparselmmError", "FormulaError", "DataError", "ModelError", "EngineError", "SparselmmWarning"),
     }
     assert all(hasattr(slm, name) for name in slm.__all__)

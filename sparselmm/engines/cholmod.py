@@ -3,6 +3,7 @@
 import importlib
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,10 +11,13 @@ import scipy.sparse as sp
 
 from .._errors import EngineError
 from .._typing import FloatArray, IntArray
-from ..kernels.selinv import panel_positions, selected_inverse, supernodes
+from ..kernels.blas import blas
+from ..kernels.codes import counting_sort
+from ..kernels.selinv import Columns, Supernodes, front_positions, selected_inverse, supernode_tree, supernodes
 from ..kernels.symbolic import column_counts
 from ..kernels.triangular import solve_transposed
 from .base import NOT_POSITIVE, Pattern, available_memory
+from .factor_view import csc_columns, supernodal_view
 
 INSTALL = (
     "scikit-sparse cannot be imported ({reason}). Install SuiteSparse and then the version that fits it:\n"
@@ -23,7 +27,9 @@ INSTALL = (
     '    pip install "scikit-sparse>=0.5"\n'
     'Small problems run without it: engine="dense".'
 )
-BYTES_PER_NONZERO = 28.0  # L as CHOLMOD keeps it (8 + index), its columns as scipy sees them (8), the inverse (8)
+SUPERNODAL = 40.0  # operations a nonzero of L from which CHOLMOD's factor is supernodal
+BYTES_PER_COPY = 64.0  # a nonzero of a simplicial L: CHOLMOD's, two copies, the columns as SciPy sees them
+BYTES_PER_ENTRY = 80.0  # an entry of M: values and pattern (here, in CHOLMOD, sorted), and where its inverse lies
 SMALL = 400  # below this order every fill-reducing ordering is as good as another
 
 
@@ -36,6 +42,7 @@ class _Factor(Protocol):
     def solve(self, right: FloatArray) -> FloatArray: ...
     def logdet(self) -> float: ...
     def lower(self) -> sp.csc_matrix: ...
+    def columns(self) -> tuple[Columns, FloatArray]: ...
 
 
 class _Factor04:
@@ -63,6 +70,9 @@ class _Factor04:
 
     def lower(self) -> sp.csc_matrix:
         return self._factor.L()
+
+    def columns(self) -> tuple[Columns, FloatArray]:
+        return supernodal_view(self._factor) or csc_columns(self.lower())
 
 
 class _Factor05:
@@ -94,6 +104,9 @@ class _Factor05:
     def lower(self) -> sp.csc_matrix:
         return sp.csc_matrix(self._factor.factor)
 
+    def columns(self) -> tuple[Columns, FloatArray]:
+        return csc_columns(self.lower())
+
 
 def _load() -> Any:
     try:
@@ -118,27 +131,21 @@ class Cholmod:
         self._A = sp.csc_matrix(
             (np.ones(pattern.nnz), pattern.indices.astype(index), pattern.indptr.astype(index)), shape=(q, q)
         )
-        make = _factor_maker(_load())
-        fills: dict[str, int] = {}
-        flops: dict[str, float] = {}
+        make, trees = _factor_maker(_load()), {}
         for ordering in ("amd",) if q < SMALL else ("amd", "metis"):
             candidate = make(self._A, ordering)
-            counts = predicted_counts(pattern, candidate.perm).astype(np.float64)
-            fills[ordering], flops[ordering] = int(counts.sum()), float(counts @ counts)
-            if fills[ordering] == min(fills.values()):
+            trees[ordering] = predicted_tree(pattern, candidate.perm)
+            if _flops(trees[ordering]) == min(map(_flops, trees.values())):
                 self._factor, best = candidate, ordering
-        self.nnz_factor, self.flops = fills[best], flops[best]
+        fills = {name: int(counts.sum()) for name, (_, counts) in trees.items()}
+        self.ordering, self.nnz_factor, self.flops = best, fills[best], _flops(trees[best])
         others = "".join(f"; {k} would need {v:,}" for k, v in fills.items() if k != best)
         self.reason = f"{best} ordering, {fills[best]:,} nonzeros in L{others}"
-        self.memory = BYTES_PER_NONZERO * self.nnz_factor
-        if self.memory > available_memory():
-            raise EngineError(
-                f"the Cholesky factor of these equations has {self.nnz_factor:,} nonzeros and needs about "
-                f"{self.memory / 1e9:.3g} GB; {available_memory() / 1e9:.3g} GB are free. Drop a crossed term, or use "
-                "a machine with more memory"
-            )
-        self.ordering = best
-        self._panels: tuple[IntArray, IntArray, IntArray, IntArray, IntArray] | None = None
+        self.memory = forecast_bytes(pattern, *trees[best])
+        check_memory(self.memory, self.nnz_factor)
+        self._supernodes: Supernodes | None = None
+        self._entries = 0
+        self._wanted: _Wanted | None = None
         self._inverse_perm = np.argsort(self._factor.perm)
 
     def __reduce__(self) -> tuple[type, tuple[Pattern]]:
@@ -177,31 +184,69 @@ class Cholmod:
     def selected_inverse(self, rows: IntArray, cols: IntArray) -> FloatArray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            L = self._factor.lower()
-        if self._panels is None or len(self._panels[4]) != L.nnz:
-            self._panels = _panels(L)
-        first, start, owner, indptr, indices = self._panels
-        Z = np.empty(start[-1])
-        selected_inverse(first, start, owner, indptr, indices, L.data, Z)
+            columns, values = self._factor.columns()
+        if self._supernodes is None or self._entries != len(values):
+            self._supernodes, self._entries, self._wanted = supernodes(columns), len(values), None
+        if self._wanted is None or not self._wanted.same(rows, cols):
+            self._wanted = self._locate(rows, cols, self._supernodes)
+        stacks = [np.empty(length) for length in self._supernodes.tree.lengths]
+        out, w = np.empty(len(rows)), self._wanted
+        selected_inverse(
+            self._supernodes, columns, values, blas(), (stacks[0], stacks[1]), stacks[2], w.ends, w.order, w.place, out
+        )  # fmt: skip
+        return out
+
+    def _locate(self, rows: IntArray, cols: IntArray, S: Supernodes) -> "_Wanted":
         i, j = self._inverse_perm[rows], self._inverse_perm[cols]
-        place = np.empty(len(i), np.int64)
-        panel_positions(first, start, indptr, indices, np.maximum(i, j), np.minimum(i, j), place)
-        return Z[place]
+        upper, lower, place = np.minimum(i, j), np.maximum(i, j), np.empty(len(i), np.int64)
+        front_positions(S, lower, upper, place)
+        owner, n = S.tree.owner[upper], len(S.tree.size)
+        ends, order = np.zeros(n + 1, np.int64), np.empty(len(i), np.int64)
+        counting_sort(np.arange(len(i)), owner, ends, order)
+        return _Wanted(rows, cols, np.append(0, ends[:-1]), order, place)
 
 
-def _panels(L: sp.csc_matrix) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
-    """first column, place of the panel, owner of a column; indptr and indices of L as int64."""
-    L.sort_indices()
-    indptr, indices = L.indptr.astype(np.int64), L.indices.astype(np.int64)
-    first = np.empty(len(indptr), np.int64)
-    first = first[: supernodes(indptr, indices, first) + 1]
-    widths, rows = np.diff(first), np.diff(indptr)[first[:-1]]
-    start = np.concatenate([[0], np.cumsum(widths * rows)])
-    return first, start, np.repeat(np.arange(len(widths)), widths), indptr, indices
+@dataclass(frozen=True, slots=True, eq=False)
+class _Wanted:
+    """Entries (rows, cols) of M^-1: order[ends[s]:ends[s+1]] are those in supernode s, at place in its front."""
+
+    rows: IntArray
+    cols: IntArray
+    ends: IntArray
+    order: IntArray
+    place: IntArray
+
+    def same(self, rows: IntArray, cols: IntArray) -> bool:
+        return np.array_equal(rows, self.rows) and np.array_equal(cols, self.cols)
 
 
-def predicted_counts(pattern: Pattern, perm: IntArray) -> IntArray:
-    """Nonzeros of each column of L under an ordering, (q,): nothing is factorised."""
+def _flops(tree: tuple[IntArray, IntArray]) -> float:
+    counts = tree[1].astype(np.float64)
+    return float(counts @ counts)
+
+
+def forecast_bytes(pattern: Pattern, parent: IntArray, counts: IntArray) -> float:
+    """Bytes at the peak: L, the fronts of the selected inverse, and what belongs to the entries of M.
+
+    Where CHOLMOD is not supernodal, L is had as copies.
+    """
+    tree = supernode_tree(parent, counts)
+    L = float(np.diff(tree.first) @ tree.size) if _flops((parent, counts)) >= SUPERNODAL * counts.sum() else 0.0
+    copies = BYTES_PER_COPY * float(counts.sum()) if L == 0.0 else 0.0
+    return 8.0 * (L + tree.lengths.sum()) + copies + BYTES_PER_ENTRY * pattern.nnz
+
+
+def check_memory(need: float, nnz: int) -> None:
+    """EngineError with the figures where `need` bytes cannot be had."""
+    if need > available_memory():
+        raise EngineError(
+            f"the Cholesky factor of these equations has {nnz:,} nonzeros and needs about {need / 1e9:.3g} GB; "
+            f"{available_memory() / 1e9:.3g} GB are free. Drop a crossed term, or use a machine with more memory"
+        )
+
+
+def predicted_tree(pattern: Pattern, perm: IntArray) -> tuple[IntArray, IntArray]:
+    """Elimination tree and nonzeros of each column of L under an ordering, (q,) each: nothing is factorised."""
     place = np.argsort(perm)
     cols = place[np.repeat(np.arange(pattern.q), np.diff(pattern.indptr))]
     rows = place[pattern.indices]
@@ -209,4 +254,4 @@ def predicted_counts(pattern: Pattern, perm: IntArray) -> IntArray:
     upper = sp.csc_matrix((np.ones(pattern.nnz), places), shape=(pattern.q, pattern.q))
     parent, counts = np.empty(pattern.q, np.int64), np.empty(pattern.q, np.int64)
     column_counts(upper.indptr.astype(np.int64), upper.indices.astype(np.int64), parent, counts)
-    return counts
+    return parent, counts

@@ -58,8 +58,8 @@ class Components:
         for name, coefficient in coefficients.items():
             if name not in self.names:
                 close = difflib.get_close_matches(str(name), self.names, n=1)
-                hint = f"; did you mean '{close[0]}'?" if close else ""
-                raise ModelError(f"no variance component '{name}'{hint} This model has {', '.join(self.names)}")
+                hint = f" Did you mean '{close[0]}'?" if close else ""
+                raise ModelError(f"no variance component '{name}'.{hint} This model has {', '.join(self.names)}")
             if not (isinstance(coefficient, Real) and np.isfinite(coefficient)):
                 raise ModelError(f"the coefficient of '{name}' is {coefficient!r}: give a number")
             out[self.names.index(name)] = coefficient

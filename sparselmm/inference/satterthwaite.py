@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._errors import SparselmmWarning
-from .._typing import FloatArray
+from .._typing import BoolArray, FloatArray
 from ..engines.threads import blas_threads
+from ..structures.limits import at_bounds
 from .wald import FTest, orthogonal_contrasts
 
 if TYPE_CHECKING:
@@ -64,7 +65,17 @@ def satterthwaite(fit: "Fit") -> Satterthwaite:
     """Satterthwaite's method: the information of the variance parameters that were not held."""
     with blas_threads(fit.likelihood.flops):
         information, slopes = _held(fit) if fit.estimate.held else _free(fit)
+    inside = _inside(fit, len(information))
+    information, slopes = information[np.ix_(inside, inside)], slopes[inside]
     return Satterthwaite(fit.vcov.to_numpy(), slopes, 2.0 * _inverse(information))
+
+
+def _inside(fit: "Fit", k: int) -> BoolArray:
+    """Which of k coordinates are not at a limit of a correlation or a rate, where nothing is known of their errors."""
+    out, optimum = np.ones(k, dtype=bool), fit.estimate.optimum
+    if optimum is not None:
+        out[: len(optimum.x)] = ~at_bounds(optimum.x, fit.estimate.chart.bounds())
+    return out
 
 
 def n_evaluations(fit: "Fit") -> int:

@@ -11,6 +11,7 @@ import pandas as pd
 from .._typing import BoolArray, FloatArray
 from ..charts import SIGMA
 from ..structures.base import correlations
+from ..structures.limits import at_bounds
 from ..terms import RandomTerm
 
 if TYPE_CHECKING:
@@ -85,16 +86,19 @@ def _without_meaning(fit: "Fit") -> BoolArray:
 
 
 def at_edge(fit: "Fit") -> pd.Series:
-    """Whether each of `varpar` lies on the boundary: a variance of zero, a correlation of +-1."""
+    """Whether each of `varpar` lies on the boundary: a variance of zero, a correlation of +-1, a rate at its limit."""
     is_cor = fit.varpar.index.str.startswith("cor_")
-    return pd.Series(np.where(is_cor, 1.0 - fit.varpar.abs() < EDGE, fit.varpar == 0.0), index=fit.varpar.index)
+    out = np.where(is_cor, 1.0 - fit.varpar.abs() < EDGE, fit.varpar == 0.0)
+    parameters = fit.likelihood.parameters
+    ended = np.append(at_bounds(fit.estimate.evaluation.theta, parameters.bounds()), False)
+    return pd.Series((out | ended) & ~_without_meaning(fit), index=fit.varpar.index)
 
 
 def _free_search(fit: "Fit") -> _Search:
     """x = (theta, log sigma^2), theta at its edge left out of the information."""
     d, theta = fit.estimate.derivatives, fit.estimate.evaluation.theta
     k = len(theta)
-    inside = theta != 0.0
+    inside = (theta != 0.0) & ~at_bounds(theta, fit.likelihood.parameters.bounds())
     cov = np.zeros((k + 1, k + 1))
     cov[:k, :k][np.ix_(inside, inside)] = 2.0 * np.linalg.pinv(_information(fit)[np.ix_(inside, inside)])
     slope = d.cross_log_sigma2 / d.information_log_sigma2
@@ -127,9 +131,13 @@ def _held_search(fit: "Fit") -> _Search:
     if optimum is None:
         return _Search(np.zeros(0), np.zeros((0, 0)), model)
     _, hessian = chart.pull_back(optimum.x, fit.estimate.derivatives)
-    return _Search(optimum.x, np.asarray(2.0 * np.linalg.pinv(hessian)), model)
+    inside = np.ix_(*2 * [~at_bounds(optimum.x, chart.bounds())])
+    cov = np.zeros(hessian.shape)
+    cov[inside] = 2.0 * np.linalg.pinv(hessian[inside])
+    return _Search(optimum.x, cov, model)
 
 
+@np.errstate(invalid="ignore")  # a rate that is infinite on both sides
 def _jacobian(function: Callable[[FloatArray], FloatArray], x: FloatArray) -> FloatArray:
     units = np.eye(len(x)) * STEP
     columns = [(function(x + e) - function(x - e)) / (2 * STEP) for e in units]

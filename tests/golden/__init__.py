@@ -20,6 +20,12 @@ def fits() -> list[dict[str, Any]]:
 
 
 @cache
+def inference() -> dict[str, Any]:
+    """Read what make_inference.R wrote: tests of terms, contrasts, marginal means, comparisons; with its versions."""
+    return _read("inference.json.xz")
+
+
+@cache
 def load(dataset: str) -> pd.DataFrame:
     """Load a data set by `package_name`, such as `nlme_Oxboys`; don't change it in place, it is shared."""
     own = golden_schema().get(dataset)

@@ -167,7 +167,7 @@ def test_one_parameter_held(herd):
         (lambda fit: fit.heritability(exclude="animal+dam"), "needs a genetic term"),
         (
             lambda fit: fit.variance_ratio("Intercept|animals"),
-            r"'Intercept\|animals'; did you mean 'Intercept\|animal'",
+            r"'Intercept\|animals'\. Did you mean 'Intercept\|animal'",
         ),
         (lambda fit: fit.variance_ratio("Residual", {"Residual": 0}), "denominator is 0"),
         (lambda fit: fit.variance_ratio({"Residual": "two"}), "coefficient of 'Residual' is 'two'"),

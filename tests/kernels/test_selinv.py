@@ -1,9 +1,10 @@
-"""The selected inverse against a dense inverse, over patterns with narrow, wide and cut supernodes."""
+"""The selected inverse against a dense inverse: narrow, wide and merged supernodes, by loops and by BLAS."""
 
 import numpy as np
 import pytest
 
-from sparselmm.kernels.selinv import MAX_WIDTH, panel_positions, selected_inverse, supernodes
+from sparselmm.kernels.blas import blas
+from sparselmm.kernels.selinv import LOOPS, Columns, front_positions, selected_inverse, supernodes
 from tests.kernels.test_symbolic import PATTERNS, eliminate
 
 RTOL = 1e-12  # of the largest entry of the inverse; condition numbers are below 100
@@ -29,11 +30,11 @@ def with_dense_tail(A, width):
 WIDE = {
     "tridiagonal": banded(50, 1),
     "band": banded(70, 9),
-    "one dense block, cut once": np.ones((MAX_WIDTH + 30,) * 2, bool),
-    "one dense block, cut twice": np.ones((2 * MAX_WIDTH + 1,) * 2, bool),
-    "exactly the widest": np.ones((MAX_WIDTH,) * 2, bool),
-    "dense blocks of a forest": blocks(3, 1, MAX_WIDTH + 5, 7),
-    "diagonal with a wide tail": with_dense_tail(np.eye(60, dtype=bool), MAX_WIDTH + 20),
+    "one dense block": np.ones((193, 193), bool),
+    "one dense block, by loops": np.ones((9, 9), bool),
+    "dense blocks of a forest": blocks(3, 1, 101, 7),
+    "diagonal with a wide tail": with_dense_tail(np.eye(60, dtype=bool), 116),
+    "blocks with a wide tail": with_dense_tail(blocks(2, 30, 5, 40), 50),
     "band with a tail": with_dense_tail(banded(40, 2), 10),
 }
 ALL = PATTERNS | WIDE
@@ -51,60 +52,91 @@ def factor(A, seed):
     return M, L[rows, cols], rows.astype(np.int64), indptr.astype(np.int64)
 
 
-def panels(indptr, indices):
-    """First columns, places of the panels and owners of the columns."""
-    first = np.empty(len(indptr), np.int64)
-    first = first[: supernodes(indptr, indices, first) + 1]
-    width, rows = np.diff(first), np.diff(indptr)[first[:-1]]
-    return first, np.concatenate([[0], np.cumsum(width * rows)]), np.repeat(np.arange(len(width)), width)
+def columns(indptr, indices):
+    return Columns(indptr[:-1], indptr[:-1], np.diff(indptr), indices)
+
+
+def inverse_at(S, where, data, rows, cols):
+    """Entries (rows, cols) of the inverse, and where each lies."""
+    place, owner = np.empty(len(rows), np.int64), S.tree.owner[cols]
+    front_positions(S, rows, cols, place)
+    order = np.argsort(owner, kind="stable")
+    ends = np.searchsorted(owner[order], np.arange(len(S.tree.size) + 1))
+    stack, other, panel = (np.full(n, np.nan) for n in S.tree.lengths)
+    out = np.full(len(rows), np.nan)
+    selected_inverse(S, where, data, blas(), (stack, other), panel, ends, order, place, out)
+    return out
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_equals_the_dense_inverse_on_the_pattern_of_L(name):
     M, data, indices, indptr = factor(ALL[name], len(name))
-    first, start, owner = panels(indptr, indices)
-    Z = np.full(start[-1], np.nan)
-    selected_inverse(first, start, owner, indptr, indices, data, Z)
+    where = columns(indptr, indices)
     cols = np.repeat(np.arange(len(M)), np.diff(indptr))
-    place = np.empty(len(cols), np.int64)
-    panel_positions(first, start, indptr, indices, indices, cols, place)
-    assert (place >= 0).all()
+    found = inverse_at(supernodes(where), where, data, indices, cols)
     expected = np.linalg.inv(M)
-    np.testing.assert_allclose(Z[place], expected[indices, cols], rtol=0, atol=RTOL * np.abs(expected).max())
+    np.testing.assert_allclose(found, expected[indices, cols], rtol=0, atol=RTOL * np.abs(expected).max())
+
+
+def test_both_ways_of_a_front_are_taken():
+    """So that the test above covers loops and BLAS, with and without rows below."""
+    kinds = set()
+    for A in ALL.values():
+        tree = supernodes(columns(*factor(A, 1)[:1:-1])).tree
+        width = np.diff(tree.first)
+        kinds |= set(zip((width * tree.size**2 < LOOPS).tolist(), (tree.size > width).tolist(), strict=True))
+    assert len(kinds) == 4
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_positions_of_absent_entries(name):
     _, _, indices, indptr = factor(ALL[name], 1)
-    first, start, _ = panels(indptr, indices)
+    S = supernodes(columns(indptr, indices))
     rows, cols = np.nonzero(np.tril(~eliminate(ALL[name])))
     place = np.full(len(rows), 77)
-    panel_positions(first, start, indptr, indices, rows, cols, place)
-    assert (place == -1).all()
+    front_positions(S, rows, cols, place)
+    fronts = [set(S.rows[S.start[s] : S.start[s + 1]].tolist()) for s in range(len(S.tree.size))]
+    held = [row in fronts[S.tree.owner[col]] for row, col in zip(rows, cols, strict=True)]
+    np.testing.assert_array_equal(place >= 0, held)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_supernodes_share_their_rows(name):
-    """Columns of a supernode have the same rows below it; the widest has MAX_WIDTH columns."""
+def test_fronts_hold_the_rows_of_their_columns(name):
+    """And what lies below is held by the parent's, at the places given."""
     _, _, indices, indptr = factor(ALL[name], 1)
-    first, _, _ = panels(indptr, indices)
-    rows = [set(indices[indptr[j] : indptr[j + 1]].tolist()) for j in range(len(indptr) - 1)]
-    assert first[0] == 0 and first[-1] == len(rows)
-    for lo, hi in zip(first, first[1:], strict=False):
-        assert 1 <= hi - lo <= MAX_WIDTH
-        for j in range(lo + 1, hi):
-            assert rows[j] == rows[lo] - set(range(lo, j))
+    S = supernodes(columns(indptr, indices))
+    first = S.tree.first
+    assert first[0] == 0 and first[-1] == len(indptr) - 1 and (np.diff(first) > 0).all()
+    for s, p in enumerate(S.tree.parent):
+        rows, width = S.rows[S.start[s] : S.start[s + 1]], first[s + 1] - first[s]
+        np.testing.assert_array_equal(rows[:width], np.arange(first[s], first[s + 1]))
+        for j in rows[:width]:
+            assert set(indices[indptr[j] : indptr[j + 1]].tolist()) <= set(rows[rows >= j].tolist())
+        if len(rows) > width:
+            above = S.rows[S.start[p] : S.start[p + 1]]
+            np.testing.assert_array_equal(above[S.relative[S.start[s] + width : S.start[s + 1]]], rows[width:])
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_front_is_written_over_while_a_child_may_read_it(name):
+    _, _, indices, indptr = factor(ALL[name], 1)
+    tree = supernodes(columns(indptr, indices)).tree
+    owner = [np.full(n, -1) for n in tree.lengths[:2]]
+    np.testing.assert_array_equal(np.sort(tree.walk), np.arange(len(tree.size)))
+    for s in tree.walk:
+        p = tree.parent[s]
+        if p >= 0:
+            assert (owner[tree.side[p]][tree.top[p] : tree.top[p] + tree.size[p] ** 2] == p).all()
+            assert tree.side[s] != tree.side[p]
+        owner[tree.side[s]][tree.top[s] : tree.top[s] + tree.size[s] ** 2] = s
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [
-        ("diagonal", list(range(21))),
-        ("one dense block, cut twice", [0, MAX_WIDTH, 2 * MAX_WIDTH, 2 * MAX_WIDTH + 1]),
-        ("tridiagonal", [*range(49), 50]),
-    ],
+    [("diagonal", list(range(21))), ("one dense block", [0, 193]), ("arrow, no fill", [*range(24), 25])],
 )
 def test_supernodes_by_hand(name, expected):
-    """A tridiagonal L has two rows a column, so that only the last two columns belong together."""
+    """The columns of an arrow are leaves of its last one: only the last two are parent and child in a row."""
     _, _, indices, indptr = factor(ALL[name], 1)
-    np.testing.assert_array_equal(panels(indptr, indices)[0], expected)
+    first = supernodes(columns(indptr, indices)).tree.first
+    np.testing.assert_array_equal(first, expected)

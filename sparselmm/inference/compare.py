@@ -1,0 +1,201 @@
+"""Likelihood-ratio tests of nested models, with AIC and BIC."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from .._errors import ModelError
+from .._typing import FloatArray
+from ..fitting import estimate
+from ..terms import ModelSpec
+
+if TYPE_CHECKING:
+    from ..results import Fit
+
+SPANNED = 1e-7  # as R's lm: a column whose part outside a space is relatively smaller lies in it
+NOISE = 1e-6  # relative: a larger model's deviance higher by more has not been searched to its minimum
+
+
+def compare(*fits: "Fit", refit: bool = True, test: bool = True) -> pd.DataFrame:
+    """A row a model, by number of parameters: n_params, loglik, deviance, aic, bic, chisq, df, p_value, and how.
+
+    Each model is tested against the row above it. `reference` is the distribution of chisq: chi2(df), or where the
+    larger model has one more variance (zero under the smaller, at the edge) 0.5 chi2(df-1) + 0.5 chi2(df) (Self &
+    Liang 1987, Stram & Lee 1994). `checked` says what was found about the two models.
+
+    refit: fits by REML are fitted again by ML, as lme4 does; False compares REML criteria, for which all fixed parts
+    must span one space. test: False gives the table of AIC and BIC for models that are not nested.
+    Errors: ModelError for different rows or responses, and for models that are not nested.
+    """
+    if len(fits) < 2:
+        raise ModelError("compare needs two fits or more: slm.compare(fit1, fit2)")
+    _check_rows(fits)
+    again = refit and any(fit.reml for fit in fits)
+    ordered = sorted((by_ml(fit) if again else fit for fit in fits), key=lambda fit: fit.n_params)
+    _check_criteria(ordered)
+    rows = [_facts(fit, again) for fit in ordered]
+    if test:
+        for row, small, large in zip(rows[1:], ordered, ordered[1:], strict=False):
+            row.update(_likelihood_ratio(small, large))
+    table = pd.DataFrame(rows, index=pd.Index(_labels(ordered)))
+    return table if test else table.drop(columns=["chisq", "df", "p_value", "reference", "checked"])
+
+
+def by_ml(fit: "Fit") -> "Fit":
+    """The same model fitted by maximum likelihood, from the theta that REML found; the fit itself if it is by ML."""
+    if not fit.reml:
+        return fit
+    found = estimate(fit.likelihood, reml=False, held=fit.estimate.held, start=fit.theta.to_numpy())
+    return replace(fit, estimate=found)
+
+
+def _facts(fit: "Fit", again: bool) -> dict[str, object]:
+    return {
+        "n_params": fit.n_params, "loglik": fit.loglik, "deviance": fit.deviance, "aic": fit.aic, "bic": fit.bic,
+        "chisq": np.nan, "df": pd.NA, "p_value": np.nan, "reference": "",
+        "checked": "same rows and response" + ("; fitted again by ML" if again else ""),
+    }  # fmt: skip
+
+
+def _likelihood_ratio(small: "Fit", large: "Fit") -> dict[str, object]:
+    """chisq, df, p_value, reference, checked of two models, the second the larger."""
+    df = large.n_params - small.n_params
+    if df == 0:
+        raise ModelError(
+            f"'{_label(small)}' and '{_label(large)}' have {small.n_params} parameters each, so that neither is nested "
+            "in the other: test=False compares their AIC and BIC"
+        )
+    notes = [_nested_fixed(small, large), _nested_random(small, large)]
+    chisq = small.deviance - large.deviance
+    if chisq < -NOISE * abs(large.deviance):
+        raise ModelError(
+            f"the deviance of '{_label(large)}' is {-chisq:.3g} higher than that of '{_label(small)}', which is nested "
+            "in it: one of the searches did not end at the minimum"
+        )
+    chisq = max(chisq, 0.0)
+    p_value, reference = _tail(chisq, df, small, large)
+    return {
+        "chisq": chisq, "df": df, "p_value": p_value, "reference": reference, "checked": "; ".join(notes),
+    }  # fmt: skip
+
+
+def _tail(chisq: float, df: int, small: "Fit", large: "Fit") -> tuple[float, str]:
+    """p value and its distribution; with several more variances chi2(df), which is conservative."""
+    new = _natural_names(large) - _natural_names(small)
+    variances = [name for name in new if name.startswith("sd_")]
+    others = new - set(variances) - _correlations(variances, new, _natural_names(small))
+    p_value = float(stats.chi2.sf(chisq, df))
+    if len(variances) == 1 and not others:
+        below = float(stats.chi2.sf(chisq, df - 1)) if df > 1 else float(chisq == 0.0)
+        return 0.5 * below + 0.5 * p_value, f"0.5 chi2({df - 1}) + 0.5 chi2({df})"
+    return p_value, f"chi2({df})" + (", conservative: variances at the edge" if variances else "")
+
+
+def _correlations(variances: Sequence[str], new: set[str], old: set[str]) -> set[str]:
+    """New correlations of a new effect with effects of its group that were there before."""
+    groups = {name.rpartition("|")[2] for name in variances}
+    known = {name.rpartition("|")[2] for name in old if name.startswith("sd_")}
+    return {name for name in new if name.startswith("cor_") and name.rpartition("|")[2] in groups & known}
+
+
+def _nested_fixed(small: "Fit", large: "Fit") -> str:
+    """What the spaces of X have to do with each other; ModelError where the smaller is not in the larger."""
+    p_small, p_large = len(small.likelihood.kept), len(large.likelihood.kept)
+    X, inner = large.spec.X[:, large.likelihood.kept], small.spec.X[:, small.likelihood.kept]
+    if _outside(inner, X):
+        raise ModelError(
+            f"'{_label(small)}' is not nested in '{_label(large)}': its fixed effects span columns that the larger "
+            "model does not have; test=False compares their AIC and BIC"
+        )
+    return "same fixed part" if p_small == p_large else f"fixed parts nested, {p_small} in {p_large} columns"
+
+
+def _outside(inner: FloatArray, X: FloatArray) -> bool:
+    """Whether a column of `inner` has a part outside the space of X."""
+    if not inner.shape[1]:
+        return False
+    scale = np.abs(X).max(axis=0, initial=0.0)
+    Q = np.linalg.qr(X / np.where(scale > 0.0, scale, 1.0))[0]
+    rest = inner - Q @ (Q.T @ inner)
+    return bool((np.linalg.norm(rest, axis=0) > SPANNED * np.linalg.norm(inner, axis=0)).any())
+
+
+def _nested_random(small: "Fit", large: "Fit") -> str:
+    """Whether the variance parameters of one are among those of the other, by name; ModelError where they are not."""
+    missing = _natural_names(small) - _natural_names(large)
+    if missing:
+        raise ModelError(
+            f"'{_label(small)}' is not seen to be nested in '{_label(large)}': the larger model has no "
+            f"{', '.join(sorted(missing))}; test=False compares their AIC and BIC"
+        )
+    for term in small.spec.terms:
+        others = [t for t in large.spec.terms if t.name == term.name]
+        if not any(_same_design(term.Z, other.Z) for other in others):
+            raise ModelError(f"{term.describe()}: '{term.name}' groups the rows differently in the two models")
+    if len(_natural_names(small)) == len(_natural_names(large)):
+        return "same random part"
+    return "variance parameters nested by name"
+
+
+def _natural_names(fit: "Fit") -> set[str]:
+    return set(fit.likelihood.parameters.natural_names) - set(fit.estimate.held)
+
+
+def _same_design(a: object, b: object) -> bool:
+    """Equal codes; of matrices, equal numbers of rows."""
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return np.array_equal(a, b)
+    return type(a) is type(b)
+
+
+def _check_rows(fits: Sequence["Fit"]) -> None:
+    first = fits[0].spec
+    for fit in fits[1:]:
+        for what, a, b in _same_wanted(first, fit.spec):
+            if (a is None) != (b is None) or (a is not None and b is not None and not np.array_equal(a, b)):
+                raise ModelError(
+                    f"'{_label(fits[0])}' and '{_label(fit)}' differ in their {what}"
+                    f"{_counts(fits[0], fit)}: likelihoods of different data cannot be compared"
+                )
+
+
+def _same_wanted(a: ModelSpec, b: ModelSpec) -> list[tuple[str, FloatArray | None, FloatArray | None]]:
+    sizes = np.array([a.n], dtype=float), np.array([b.n], dtype=float)
+    pairs = [("rows", sizes), ("response", (a.y, b.y)), ("weights", (a.weights, b.weights))]
+    return [(what, *pair) for what, pair in [*pairs, ("offset", (a.offset, b.offset))]]
+
+
+def _counts(a: "Fit", b: "Fit") -> str:
+    """How many rows each used, where that differs."""
+    if a.nobs == b.nobs:
+        return ""
+    dropped = f", {a.spec.n_dropped:,} and {b.spec.n_dropped:,} dropped for missing values"
+    return f" ({a.nobs:,} and {b.nobs:,}{dropped}; drop them from the table first)"
+
+
+def _check_criteria(fits: Sequence["Fit"]) -> None:
+    if len({fit.reml for fit in fits}) > 1:
+        raise ModelError("some fits are by REML and some by ML: give refit=True, or fit all of them alike")
+    if not fits[0].reml:
+        return
+    for small, large in zip(fits, fits[1:], strict=False):
+        spaces = [fit.spec.X[:, fit.likelihood.kept] for fit in (small, large)]
+        if _outside(*spaces) or _outside(*reversed(spaces)):
+            raise ModelError(
+                f"'{_label(small)}' and '{_label(large)}' have different fixed effects: their REML criteria are of "
+                "different data; refit=True compares them by ML"
+            )
+
+
+def _label(fit: "Fit") -> str:
+    return " ".join(fit.spec.formula.split()) or "from arrays"
+
+
+def _labels(fits: Sequence["Fit"]) -> list[str]:
+    """Formulas; with a number where two are the same."""
+    labels = [_label(fit) for fit in fits]
+    return [x if labels.count(x) == 1 else f"{x} [{i + 1}]" for i, x in enumerate(labels)]

@@ -1,0 +1,68 @@
+"""Confidence intervals of fixed effects and variance parameters, by one of three methods."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+
+from .._errors import ModelError
+from .bootstrap import bootstrap, check_level
+from .profile import free_names, profile
+from .profile_paths import IDENTITY, Scale, scale_of
+
+if TYPE_CHECKING:
+    from ..results import Fit
+
+METHODS = ("wald", "profile", "boot")
+
+
+def confint(
+    fit: "Fit", method: str = "wald", level: float = 0.95, which: str | Iterable[str] | None = None, **options: Any
+) -> pd.DataFrame:
+    """lower, upper of each parameter: fixed effects, then `varpar`; which: names, "fixef", "varpar", None for all.
+
+    wald: normal quantiles on the scale of `wald_scale`, NaN on the boundary. profile: see `profile`, by ML.
+    boot: percentiles of `bootstrap`, whose arguments (n, seed, workers, file, progress, effects) go in options.
+    Errors: ModelError for an unknown method, name or option.
+    """
+    check_level(level)
+    if method not in METHODS:
+        raise ModelError(f"method={method!r}: one of {', '.join(map(repr, METHODS))}")
+    allowed = ("n", "seed", "workers", "file", "progress", "effects") if method == "boot" else ()
+    unknown = [key for key in options if key not in allowed]
+    if unknown:
+        known = f"it has {', '.join(allowed)}" if allowed else "it has none"
+        raise ModelError(f"confint(method={method!r}) has no option '{unknown[0]}'; {known}")
+    if method == "profile":
+        return profile(fit, which, level=level).confint(level)
+    names = free_names(fit, which)
+    if method == "boot":
+        return bootstrap(fit, **options).confint(level).loc[names]
+    return wald(fit, level).loc[names]
+
+
+def wald(fit: "Fit", level: float = 0.95) -> pd.DataFrame:
+    """estimate +- z se on the scale of each parameter, and back: lower, upper by name."""
+    z = float(norm.isf(0.5 - 0.5 * level))
+    rows = {name: _ends(fit.fixef[name], fit.fixef_se[name], z, IDENTITY) for name in fit.fixef.index}
+    errors = fit.varpar_se
+    rows |= {name: _ends(value, errors[name], z, wald_scale(name)) for name, value in fit.varpar.items()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["lower", "upper"])
+
+
+def wald_scale(name: str) -> Scale:
+    """Logarithms of standard deviations, rates and ratios, arctanh of correlations (as nlme's `intervals`)."""
+    word = name.split("_")[0]
+    return scale_of({"sd": "sigma", "cor": "rho"}.get(word, name))
+
+
+def _ends(value: float, error: float, z: float, scale: Scale) -> tuple[float, float]:
+    """NaN where there is no standard error."""
+    if not np.isfinite(error):
+        return np.nan, np.nan
+    step = 1e-6 * max(abs(value), 1e-3)
+    slope = (scale.to(value + step) - scale.to(value - step)) / (2 * step)
+    centre, half = scale.to(value), z * error * slope
+    return scale.back(centre - half), scale.back(centre + half)

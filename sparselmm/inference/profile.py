@@ -1,0 +1,223 @@
+"""Profile likelihood of variance parameters and fixed effects (Bates et al. 2015, J. Stat. Softw. 67, section 5.1).
+
+zeta(value) = sign(value - estimate) sqrt(f(value) - min f), f the ML deviance minimised over all other parameters;
+-1.96 < zeta < 1.96 is the 95 % interval.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy.interpolate import CubicHermiteSpline
+from scipy.optimize import brentq
+from scipy.stats import norm
+
+from .._errors import ModelError
+from .._typing import FloatArray
+from ..engines.threads import blas_threads
+from ..fitting import Estimate, estimate
+from .bootstrap import check_level
+from .profile_paths import CoefficientPath, Node, Path, Scale, VariancePath, unit_of
+
+if TYPE_CHECKING:
+    from ..results import Fit
+
+STEP = 0.5  # of zeta between nodes: the spline is then right to about 1e-4 of a standard error
+LONGEST = 1.25  # of zeta; a longer step is made again, shorter
+MOST_NODES = 30  # on one side: fewer than ten where the deviance does not level off
+BEYOND = 0.1  # how far nodes go past the level that was asked for
+LOWER = 1e-6  # a deviance lower than the fit's by more than this: the fit was not at the optimum
+GROUPS = ("fixef", "varpar")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Curve:
+    """zeta of one parameter at its nodes, in order; (k,) each. slope: dzeta/du, u the coordinate of `scale`.
+
+    ended: whether each side came to the end of the parameter space, or to where the deviance is level, before the
+    level that was asked for.
+    """
+
+    value: FloatArray
+    zeta: FloatArray
+    u: FloatArray
+    slope: FloatArray
+    scale: Scale
+    ended: tuple[bool, bool]
+
+    def at(self, value: float) -> float:
+        """zeta at a value between the outermost nodes, by cubic Hermite interpolation; NaN outside."""
+        if len(self.u) < 2:
+            return np.nan
+        return float(CubicHermiteSpline(self.u, self.zeta, self.slope, extrapolate=False)(self.scale.to(value)))
+
+    def solve(self, zeta: float) -> float:
+        """The value with this zeta; the end of the parameter space where the profile does not get so far."""
+        u, side = self.coordinate(zeta), int(zeta > 0)
+        if np.isfinite(u):
+            return self.scale.back(u)
+        return self.scale.limits[side] if self.ended[side] else np.nan
+
+    def coordinate(self, zeta: float) -> float:
+        """u with this zeta; NaN beyond the outermost nodes."""
+        if len(self.u) < 2 or not self.zeta[0] <= zeta <= self.zeta[-1]:
+            return np.nan
+        spline = CubicHermiteSpline(self.u, self.zeta, self.slope)
+        k = int(np.clip(np.searchsorted(self.zeta, zeta), 1, len(self.u) - 1))
+        return float(brentq(lambda u: spline(u) - zeta, self.u[k - 1], self.u[k], xtol=1e-14))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Profile:
+    """Curves by parameter, from the ML fit whether the fit was by REML or not. level: the widest interval they give."""
+
+    curves: Mapping[str, Curve]
+    level: float
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """parameter, value, zeta: a row each node."""
+        parts = [pd.DataFrame({"parameter": k, "value": c.value, "zeta": c.zeta}) for k, c in self.curves.items()]
+        return pd.concat(parts, ignore_index=True)
+
+    def confint(self, level: float = 0.95) -> pd.DataFrame:
+        """lower, upper by parameter. At the end of the parameter space an interval ends there: 0 for a variance."""
+        check_level(level)
+        if level > self.level:
+            raise ModelError(f"level={level}: this profile goes to {self.level}; make it with profile(level={level})")
+        z = float(norm.isf(0.5 - 0.5 * level))
+        rows = {name: (curve.solve(-z), curve.solve(z)) for name, curve in self.curves.items()}
+        return pd.DataFrame.from_dict(rows, orient="index", columns=["lower", "upper"])
+
+
+def profile(fit: "Fit", which: str | Iterable[str] | None = None, *, level: float = 0.99) -> Profile:
+    """Profiles of parameters by name, "fixef", "varpar", or all of them (None), out to intervals of `level`.
+
+    By the ML criterion: a REML fit is fitted again by ML first, as lme4 does. What the fit held stays held.
+    Errors: ModelError for a name that is not there.
+    """
+    check_level(level)
+    names = free_names(fit, which)
+    with blas_threads(fit.likelihood.flops):
+        best = _by_ml(fit)
+        unit = unit_of(fit.likelihood, fit.estimate.held)
+        z = float(norm.isf(0.5 - 0.5 * level))
+        curves = {name: follow(_path(best, name, unit), best.deviance, z, name) for name in names}
+    return Profile(curves, level)
+
+
+def free_names(fit: "Fit", which: str | Iterable[str] | None) -> list[str]:
+    """Parameters that were estimated, of those that `which` stands for. ModelError for one that is not there."""
+    held = fit.estimate.held
+    groups = {
+        "fixef": [n for n in fit.fixef.index if n not in fit.dropped_columns],
+        "varpar": [n for n in fit.varpar.index if n not in held],
+    }
+    known = groups["fixef"] + groups["varpar"]
+    if which is None:
+        return known
+    wanted = [which] if isinstance(which, str) else list(which)
+    out = [name for w in wanted for name in groups.get(w, [w])]
+    unknown = [name for name in out if name not in known]
+    if unknown:
+        raise ModelError(
+            f"which: no free parameter '{unknown[0]}'. This fit has {', '.join(known)}; 'fixef' and 'varpar' stand for "
+            "groups of them"
+        )
+    return list(dict.fromkeys(out))
+
+
+def _by_ml(fit: "Fit") -> "Fit":
+    if not fit.reml:
+        return fit
+    start = None if fit.is_singular else fit.estimate.evaluation.theta
+    found: Estimate = estimate(fit.likelihood, reml=False, held=fit.estimate.held, start=start)
+    return replace(fit, estimate=found)
+
+
+def _path(best: "Fit", name: str, unit: float) -> Path:
+    if name not in best.varpar.index:
+        return CoefficientPath(best.likelihood, best.estimate, name, unit)
+    errors = best.varpar_se
+    return VariancePath(best.likelihood, best.estimate, name, best.varpar[name], errors[name], unit)
+
+
+def follow(path: Path, lowest: float, z: float, name: str) -> Curve:
+    """Nodes on both sides of the estimate until |zeta| passes z or the parameter space ends, and one at each +-z.
+
+    lowest: the deviance of the fit. Errors: ModelError where a node has a lower one.
+    """
+    if not np.isfinite(path.start):
+        none = np.array([])
+        return Curve(none, none, none, none, path.scale, (False, False))
+    below, ended_below = _side(path, -1, lowest, z + BEYOND, name)
+    above, ended_above = _side(path, 1, lowest, z + BEYOND, name)
+    ended, nodes = (ended_below, ended_above), [*below, *above]
+    curve = _curve(path, nodes, lowest, ended)
+    ends = [_node_at(path, curve.coordinate(zeta), nodes) for zeta in (-z, z)]
+    return _curve(path, nodes + [node for node in ends if node is not None], lowest, ended)
+
+
+def _node_at(path: Path, u: float, nodes: list[Node]) -> Node | None:
+    """A node at u, from the nearest one; None where u is none, or one of theirs."""
+    if not np.isfinite(u):
+        return None
+    nearest = min(nodes, key=lambda node: abs(node.u - u))
+    same = abs(nearest.u - u) <= 1e-9 * abs(u - path.start)
+    return None if same else path.solve(u, nearest.x)
+
+
+def _curve(path: Path, nodes: list[Node], lowest: float, ended: tuple[bool, bool]) -> Curve:
+    """The nodes in order with the estimate between them."""
+    nodes = sorted(nodes, key=lambda node: node.u)
+    u = np.array([n.u for n in nodes])
+    zeta = np.array([_zeta(n, path, lowest) for n in nodes])
+    slope = np.array([n.slope for n in nodes]) / (2 * zeta)
+    middle, centre = int((u < path.start).sum()), _at_centre(u - path.start, slope)
+    u, zeta, slope = (np.insert(a, middle, v) for a, v in ((u, path.start), (zeta, 0.0), (slope, centre)))
+    return Curve(np.array([path.scale.back(x) for x in u]), zeta, u, slope, path.scale, ended)
+
+
+def _zeta(node: Node, path: Path, lowest: float) -> float:
+    return float(np.sign(node.u - path.start) * np.sqrt(max(node.deviance - lowest, 0.0)))
+
+
+def _at_centre(distance: FloatArray, slope: FloatArray) -> float:
+    """dzeta/du at the estimate, 0/0 there: a polynomial through the two nearest nodes on each side, three on one."""
+    near = np.argsort(np.abs(distance))[: 4 if (distance < 0).any() and (distance > 0).any() else 3]
+    size = np.abs(distance[near]).max(initial=0.0)
+    return float(np.polyfit(distance[near] / size, slope[near], len(near) - 1)[-1]) if len(near) else np.nan
+
+
+def _side(path: Path, sign: int, lowest: float, cutoff: float, name: str) -> tuple[list[Node], bool]:
+    """Nodes outwards, and whether they ended before the cutoff."""
+    nodes: list[Node] = []
+    end = path.scale.high if sign > 0 else path.scale.low
+    u, zeta, step, last = path.start, 0.0, path.step, path.begin()
+    while zeta < cutoff and u != end and len(nodes) < MOST_NODES:
+        target = min(u + step, end) if sign > 0 else max(u - step, end)
+        node = path.solve(target, _ahead(nodes, path, last, target))
+        if node is None or np.sqrt(max(node.deviance - lowest, 0.0)) - zeta > LONGEST:
+            if step < 1e-4 * path.step:
+                return nodes, False
+            step *= 0.4
+            continue
+        if node.deviance < lowest - LOWER:
+            raise ModelError(
+                f"profile of {name}: at {path.scale.back(target):.6g} the deviance is {lowest - node.deviance:.3g} "
+                "below that of the fit, which was not at the optimum. Fit again with other start="
+            )
+        nodes.append(node)
+        before, u, zeta = zeta, target, float(np.sqrt(max(node.deviance - lowest, 0.0)))
+        step *= float(np.clip(STEP / max(zeta - before, 1e-3), 0.4, 4.0))
+    return nodes, zeta < cutoff
+
+
+def _ahead(nodes: list[Node], path: Path, begin: FloatArray, u: float) -> FloatArray:
+    """Where the other parameters will be: the line through the last two nodes."""
+    if len(nodes) < 2:
+        return nodes[-1].x if nodes else begin
+    a, b = nodes[-2], nodes[-1]
+    return b.x + (b.x - a.x) * ((u - b.u) / (b.u - a.u))

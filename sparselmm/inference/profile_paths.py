@@ -1,0 +1,256 @@
+"""What a profile follows: the ML deviance minimised over all other parameters, and its exact slope.
+
+With f(u) = min over the rest of -2l, the envelope theorem gives f'(u) as the partial derivative at the minimiser, so
+one solve gives value and slope of zeta = +-sqrt(f(u) - min f).
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from .._errors import EngineError, ModelError
+from .._typing import FloatArray
+from ..charts import SIGMA, Chart, make_chart
+from ..dense import DenseLikelihood
+from ..engines.shared import SharedEngine
+from ..equations import cross_products
+from ..fitting import Estimate, estimate
+from ..likelihood import Likelihood
+from ..optimize import Options, minimise
+from .refit import Responses
+
+AnyLikelihood = Likelihood | DenseLikelihood
+SEARCH = Options(tolerance=1e-4, fallback=False)  # in standard errors: the deviance is then right to 1e-8
+STEP = 1e-5  # of differences through the chart, of a coordinate of order one
+FAR = 15.0  # |log value| beyond which the deviance will not change any more
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """u = to(value): a coordinate in which a profile is close to a straight line.
+
+    low, high: closed ends of u. even: whether the deviance is even about them, so that its slope there is zero.
+    limits: values that u = -+infinity stands for.
+    """
+
+    to: Callable[[float], float]
+    back: Callable[[float], float]
+    low: float = -np.inf
+    high: float = np.inf
+    even: bool = False
+    limits: tuple[float, float] = (-np.inf, np.inf)
+
+
+def _same(x: float) -> float:
+    return x
+
+
+IDENTITY = Scale(_same, _same)
+LOG = Scale(lambda v: float(np.log(v)), lambda u: float(np.exp(u)), -FAR, FAR, limits=(0.0, np.inf))
+SCALES = {
+    "sd": Scale(_same, _same, 0.0, np.inf, even=True, limits=(0.0, np.inf)),
+    "cor": Scale(
+        lambda v: float(np.arcsin(v)), lambda u: float(np.sin(u)), -np.pi / 2, np.pi / 2, even=True, limits=(-1.0, 1.0)
+    ),
+    "rho": Scale(
+        lambda v: float(np.arctanh(v)), lambda u: float(np.tanh(u)), -FAR, FAR, limits=(-1.0, 1.0)
+    ),
+    "kappa": LOG,
+    "ratio": LOG,
+    "start": LOG,
+    SIGMA: LOG,
+}  # fmt: skip
+
+
+def scale_of(name: str) -> Scale:
+    """The scale of a parameter of `varpar`, by the first word of its name."""
+    return SCALES.get(name.split("_")[0], IDENTITY)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Node:
+    """One solve: the coordinate u, the deviance, its slope by u, and where the other parameters are."""
+
+    u: float
+    deviance: float
+    slope: float
+    x: FloatArray
+
+
+class Path(Protocol):
+    """One parameter. start: u of the estimate. step: a first step, about half a standard error."""
+
+    scale: Scale
+    start: float
+    step: float
+
+    def begin(self) -> FloatArray:
+        """x of the others at the estimate."""
+
+    def solve(self, u: float, x: FloatArray) -> Node | None:
+        """The others' best values, searched from x; None where there are none."""
+
+
+class _Point:
+    """The ML criterion at x of a chart, for the optimiser; infinite where the equations cannot be solved."""
+
+    def __init__(self, likelihood: AnyLikelihood, chart: Chart, x: FloatArray):
+        self._at = likelihood, chart, x
+        try:
+            theta, sigma = chart.model(x)
+            value = likelihood(theta, reml=False, sigma=sigma).deviance
+            self.value = value if np.isfinite(value) else np.inf
+        except (EngineError, ModelError):
+            self.value = np.inf
+
+    def derivatives(self) -> tuple[FloatArray, FloatArray]:
+        likelihood, chart, x = self._at
+        theta, sigma = chart.model(x)
+        return chart.pull_back(x, likelihood.derivatives(theta, reml=False, sigma=sigma))
+
+
+def _search(likelihood: AnyLikelihood, held: Mapping[str, float], chart: Chart, x: FloatArray) -> FloatArray:
+    """The minimiser from x (size,); by a whole search of its own where the quick one stops short."""
+    if not chart.size:
+        return x
+    optimum = minimise(
+        lambda x: _Point(likelihood, chart, x),
+        x,
+        replace(SEARCH, radius=max(1.0, 0.7 * float(np.linalg.norm(x)))),
+        bounds=chart.bounds(),
+    )
+    if optimum.converged:
+        return optimum.x
+    found = estimate(likelihood, reml=False, held=held, start=chart.model(optimum.x)[0]).optimum
+    return optimum.x if found is None or found.value > optimum.value else found.x
+
+
+class VariancePath:
+    """A parameter of `varpar`, on its own scale; held: those that the fit held, which stay.
+
+    x: coordinates of `charts.HeldChart`, which mean the same at every value that is held.
+    """
+
+    def __init__(
+        self, likelihood: AnyLikelihood, base: Estimate, name: str, value: float, error: float, unit: float
+    ) -> None:
+        self.scale = _bounded(likelihood, name)
+        self._likelihood, self._base, self._name, self._unit = likelihood, base, name, unit
+        self._scaling = likelihood.scaling()
+        with np.errstate(divide="ignore"):  # a rate of zero, a correlation of one
+            self.start = float(np.clip(self.scale.to(value), self.scale.low, self.scale.high))
+        self.step = 0.5 * abs(self._derivative(error)) if np.isfinite(error) else 0.1 * max(abs(self.start), 0.1 * unit)
+
+    def _derivative(self, error: float) -> float:
+        """A standard error on the scale of u."""
+        h = 1e-6 * max(abs(self.start), 1e-3)
+        return error * 2 * h / (self.scale.back(self.start + h) - self.scale.back(self.start - h))
+
+    def begin(self) -> FloatArray:
+        evaluation = self._base.evaluation
+        return self._chart(self.start).coordinates(evaluation.theta, evaluation.sigma)
+
+    def solve(self, u: float, x: FloatArray) -> Node | None:
+        try:
+            chart = self._chart(u)
+            best = _search(self._likelihood, self._held(u), chart, x)
+            return Node(u, _Point(self._likelihood, chart, best).value, self._slope(u, best), best)
+        except (EngineError, ModelError):
+            return None
+
+    def _held(self, u: float) -> dict[str, float]:
+        return {**self._base.held, self._name: self.scale.back(u)}
+
+    def _chart(self, u: float) -> Chart:
+        return make_chart(self._likelihood.parameters, self._scaling, self._held(u), self._unit)
+
+    def _slope(self, u: float, x: FloatArray) -> float:
+        """Partial derivative by u: the score times d(theta, log sigma^2)/du at fixed x."""
+        if self.scale.even and u in (self.scale.low, self.scale.high):
+            return 0.0
+        theta, sigma = self._chart(u).model(x)
+        d = self._likelihood.derivatives(theta, reml=False, sigma=sigma)
+        h = STEP * (max(abs(u), self.step) if self.scale.to is _same else 1.0)
+        low, high = max(u - h, self.scale.low), min(u + h, self.scale.high)
+        change = (self._model(high, x) - self._model(low, x)) / (high - low)
+        return float(np.append(d.gradient, d.by_log_sigma2) @ change)
+
+    def _model(self, u: float, x: FloatArray) -> FloatArray:
+        """(theta, log sigma^2)."""
+        theta, sigma = self._chart(u).model(x)
+        assert sigma is not None
+        return np.append(theta, 2.0 * np.log(sigma))
+
+
+def _bounded(likelihood: AnyLikelihood, name: str) -> Scale:
+    """The scale of a parameter; those of precisions and residuals end where their own coordinate, which is u, does."""
+    scale, parameters = scale_of(name), likelihood.parameters
+    if name == SIGMA or scale.even:
+        return scale
+    i = parameters.natural_names.index(name)
+    low, high = (ends[i] for ends in parameters.bounds())
+    return replace(scale, low=max(scale.low, low), high=min(scale.high, high))
+
+
+class CoefficientPath:
+    """A fixed effect beta_j: its column times u becomes an offset of the model without it.
+
+    At the minimiser theta, with b and c = (X'V^-1X)^-1_jj/sigma^2 of the full model there, the quadratic part is
+    r^2(u) = r^2 + (u - b)^2/c, which gives the slope without another search.
+    """
+
+    scale = IDENTITY
+
+    def __init__(self, likelihood: AnyLikelihood, base: Estimate, name: str, unit: float) -> None:
+        spec = likelihood.spec
+        self._full, self._base, self._unit = likelihood, base, unit
+        self._at = likelihood.kept.tolist().index(spec.fixed_names.index(name))
+        self._column = spec.X[:, spec.fixed_names.index(name)]
+        self._offset = np.zeros(spec.n) if spec.offset is None else spec.offset
+        self._rest = Responses(_without(likelihood, spec.fixed_names.index(name)))
+        self.start = float(base.evaluation.beta[self._at])
+        vcov = likelihood.vcov(base.evaluation.theta, base.evaluation.sigma)
+        self.step = 0.5 * float(np.sqrt(vcov[self._at, self._at]))
+        self._chart = make_chart(likelihood.parameters, likelihood.scaling(), base.held, unit)
+
+    def begin(self) -> FloatArray:
+        evaluation = self._base.evaluation
+        return self._chart.coordinates(evaluation.theta, evaluation.sigma)[: self._chart.size]
+
+    def solve(self, u: float, x: FloatArray) -> Node | None:
+        try:
+            offset = self._offset + u * self._column
+            rest = self._rest.likelihood(self._full.spec.y, offset)
+            best = _search(rest, self._base.held, self._chart, x)
+            theta, sigma = self._chart.model(best)
+            found = rest(theta, reml=False, sigma=sigma)
+            b, c = self._full(theta, reml=False).beta[self._at], self._full.vcov(theta, 1.0)[self._at, self._at]
+            return Node(u, found.deviance, 2 * (u - b) / c / found.sigma**2, best)
+        except (EngineError, ModelError):
+            return None
+
+
+def _without(likelihood: AnyLikelihood, j: int) -> AnyLikelihood:
+    """The model without column j of X (and without dropped ones); the equations of the random effects are shared."""
+    spec = likelihood.spec
+    rest = [k for k in likelihood.kept.tolist() if k != j]
+    spec = replace(spec, X=spec.X[:, rest], fixed_names=tuple(spec.fixed_names[k] for k in rest), encoding=None)
+    if isinstance(likelihood, DenseLikelihood):
+        return DenseLikelihood(spec)
+    shared = SharedEngine.of(likelihood.engine)
+    if shared is not likelihood.engine:
+        likelihood.engine, likelihood._held = shared, None
+    out = copy.copy(likelihood)
+    out.spec, out.products, out.engine = spec, cross_products(spec), shared.another()
+    out.equations = copy.copy(likelihood.equations)
+    out.equations.products = out.products
+    out._solved, out._derived, out._held = None, None, None
+    return out
+
+
+def unit_of(likelihood: AnyLikelihood, held: Mapping[str, float]) -> float:
+    """sigma without random effects: the size of the response's spread."""
+    return likelihood(np.zeros(likelihood.parameters.count), reml=False).sigma

@@ -1,0 +1,236 @@
+"""Profile likelihood against lme4's, and against the textbook's deviance minimised by another optimiser."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.optimize import minimize, minimize_scalar
+from scipy.stats import norm
+
+import sparselmm as slm
+from sparselmm.datasets import load_dataset
+from tests import naive
+from tests.problems import PROBLEMS
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "confint.json").read_text())
+DATASETS = ["sleepstudy", "Dyestuff", "Dyestuff2", "Penicillin", "Pastes"]
+SPLINE = 1e-3  # of an interval's width: lme4 interpolates between points 0.2 of zeta apart, we between points 0.5 apart
+EXACT = 1e-6  # zeta where a node lies: two optimisers of one deviance of 50 to 2000
+BETWEEN = 2e-3  # zeta between nodes, by interpolation
+ENGINES = 1e-6  # sparse and dense engine, relative to the width
+
+
+def of_lme4(name, table):
+    """lme4's rows under our names: .sig01 ... are the factor T term by term, column by column."""
+    order = {
+        "sleepstudy": ["sd_Intercept|Subject", "cor_Intercept.Days|Subject", "sd_Days|Subject"],
+        "Dyestuff": ["sd_Intercept|Batch"],
+        "Dyestuff2": ["sd_Intercept|Batch"],
+        "Penicillin": ["sd_Intercept|plate", "sd_Intercept|sample"],
+        "Pastes": ["sd_Intercept|sample", "sd_Intercept|batch"],
+    }[name]
+    names = {f".sig{i:02d}": ours for i, ours in enumerate(order, 1)} | {".sigma": "sigma", "(Intercept)": "Intercept"}
+    frame = pd.DataFrame.from_dict(table, orient="index", columns=["lower", "upper"])
+    return frame.rename(index=names)
+
+
+@pytest.fixture(scope="module")
+def fits():
+    return {name: slm.lmm(GOLDEN[name]["formula"], load_dataset(name)) for name in DATASETS}
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_intervals_are_those_of_lme4(fits, name):
+    fit = fits[name]
+    profile = fit.profile()
+    for level in (0.95, 0.8):
+        expected = of_lme4(name, GOLDEN[name][f"profile_{level:.2f}"])
+        found = profile.confint(level).loc[expected.index]
+        width = expected["upper"] - expected["lower"]
+        assert ((found - expected).abs().max(axis=1) <= SPLINE * width).all()
+        direct = fit.confint("profile", level).loc[expected.index]
+        assert ((direct - expected).abs().max(axis=1) <= SPLINE * width).all()
+    wald = of_lme4(name, GOLDEN[name]["wald_0.95"])
+    np.testing.assert_allclose(fit.confint(which=list(wald.index)), wald, rtol=1e-5)  # estimates of two optimisers
+
+
+def dyestuff():
+    table = load_dataset("Dyestuff")
+    Z = pd.get_dummies(table.Batch).to_numpy(float)
+    return table.Yield.to_numpy(float), np.ones((30, 1)), Z
+
+
+def least(function, low, high):
+    return minimize_scalar(function, bounds=(low, high), method="bounded", options={"xatol": 1e-9}).fun
+
+
+def constrained(name, value):
+    """min -2l with one parameter of the one-way layout held, by Brent's method over the other variance."""
+    y, X, Z = dyestuff()
+    V = lambda tau, sigma: tau**2 * Z @ Z.T + sigma**2 * np.eye(30)  # noqa: E731
+    if name == "sigma":
+        return least(lambda tau: naive.deviance(y, X, V(tau, value), False), 0.0, 500.0)
+    if name == "sd_Intercept|Batch":
+        return least(lambda sigma: naive.deviance(y, X, V(value, sigma), False), 10.0, 500.0)
+    none = np.zeros((30, 0))
+    return least(lambda ratio: naive.profile_deviance(y - value, none, V(ratio, 1.0), False), 0.0, 50.0)
+
+
+@pytest.mark.parametrize("name", ["sd_Intercept|Batch", "sigma", "Intercept"])
+def test_zeta_is_the_root_of_the_increase_of_the_deviance(fits, name):
+    y, X, Z = dyestuff()
+    lowest = least(lambda r: naive.profile_deviance(y, X, r**2 * Z @ Z.T + np.eye(30), False), 0.0, 5.0)
+    curve = fits["Dyestuff"].profile(name).curves[name]
+    for value, zeta in zip(curve.value, curve.zeta, strict=True):
+        expected = np.sqrt(max(constrained(name, value) - lowest, 0.0))
+        assert abs(zeta) == pytest.approx(expected, abs=EXACT if abs(zeta) > 0.1 else 1e-3)
+    assert (np.diff(curve.zeta) > 0).all() and curve.zeta[-1] > 2.5758
+    assert curve.zeta[0] < -2.5758 or curve.value[0] == 0.0
+    for value in 0.5 * (curve.value[:-1] + curve.value[1:]):
+        expected = np.sqrt(max(constrained(name, value) - lowest, 0.0))
+        assert abs(curve.at(value)) == pytest.approx(expected, abs=BETWEEN)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.95])
+def test_the_ends_that_are_asked_for_are_exact(fits, level):
+    y, X, Z = dyestuff()
+    lowest = least(lambda r: naive.profile_deviance(y, X, r**2 * Z @ Z.T + np.eye(30), False), 0.0, 5.0)
+    z = norm.isf(0.5 - 0.5 * level)
+    for name, ends in fits["Dyestuff"].confint("profile", level).iterrows():
+        for value in ends:
+            assert np.sqrt(constrained(name, value) - lowest) == pytest.approx(z, abs=EXACT)
+
+
+def test_a_variance_of_zero(fits):
+    """Dyestuff2's estimate is zero: zeta begins there, and the interval does."""
+    curve = fits["Dyestuff2"].profile().curves["sd_Intercept|Batch"]
+    assert curve.value[0] == 0.0 and curve.zeta[0] == 0.0 and (np.diff(curve.zeta) > 0).all()
+    assert fits["Dyestuff2"].confint("profile").loc["sd_Intercept|Batch", "lower"] == 0.0
+    assert fits["Dyestuff2"].confint("wald").loc["sd_Intercept|Batch"].isna().all()
+    pastes = fits["Pastes"].profile("sd_Intercept|batch").curves["sd_Intercept|batch"]
+    assert pastes.value[0] == 0.0 and -1.96 < pastes.zeta[0] < 0.0
+
+
+def test_a_correlation_is_bounded():
+    """Few subjects: the interval of a correlation reaches 1; where a variance is zero there is none."""
+    table = load_dataset("sleepstudy")
+    few = table[table.Subject.isin(sorted(table.Subject.unique())[:4])]
+    fit = slm.lmm("Reaction ~ Days + (Days | Subject)", few)
+    name = "cor_Intercept.Days|Subject"
+    ends = fit.confint("profile", which="varpar").loc[name]
+    assert ends["lower"] >= -1.0 and ends["upper"] == 1.0
+    held = slm.lmm("Reaction ~ Days + (Days | Subject)", few, fixed={"sd_Days|Subject": 0.0})
+    assert np.isnan(held.varpar[name]) and held.confint("profile", which=name).loc[name].isna().all()
+
+
+def test_reml_or_ml_gives_the_same(fits):
+    ml = slm.lmm(GOLDEN["Pastes"]["formula"], load_dataset("Pastes"), reml=False)
+    pd.testing.assert_frame_equal(ml.confint("profile"), fits["Pastes"].confint("profile"), rtol=1e-5)
+
+
+def structured(**options):
+    rng = np.random.default_rng(4)
+    t, g = np.tile(np.arange(8.0), 8), np.repeat(np.arange(8), 8)
+    e = rng.normal(size=(8, 8))
+    for j in range(1, 8):
+        e[:, j] += 0.5 * e[:, j - 1]
+    x = rng.normal(size=64)
+    data = pd.DataFrame({"y": x + rng.normal(size=8)[g] + e.ravel() * np.where(t > 3, 2, 1), "x": x, "t": t, "g": g})
+    return data.assign(half=(t > 3).astype(int), w=1.0 + t % 2, x2=2 * x), options
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"residual": "ar1(t | g)", "weights": "w"},
+        {"residual": "varident(half)"},
+        {"residual": "ou(t | g)", "offset": "w"},
+        {"formula": "y ~ x + x2 + ou(0 + t | g)", "fixed": {"sigma": 0.9}},
+        {"fixed": {"sigma": 1.5}},
+    ],
+)
+def test_structures_and_engines(options):
+    """The dense engine shares no line of the criterion or its score."""
+    data, _ = structured()
+    formula = options.pop("formula", "y ~ x + x2 + (1 | g)")
+    ends = [slm.lmm(formula, data, engine=e, **options).confint("profile") for e in ("cholmod", "dense")]
+    width = np.maximum(ends[0]["upper"] - ends[0]["lower"], 1e-3)
+    finite = np.isfinite(width)
+    assert "x2" not in ends[0].index and finite.sum() >= 3
+    assert ((ends[0] - ends[1])[finite].abs().max(axis=1) <= ENGINES * width[finite]).all()
+    assert not set(options.get("fixed", {})) & set(ends[0].index)
+
+
+def test_a_held_profile_is_that_of_the_remaining_parameters():
+    """sigma held: Brent over the other variance is left out."""
+    y, X, Z = dyestuff()
+    fit = slm.lmm("Yield ~ 1 + (1 | Batch)", load_dataset("Dyestuff"), fixed={"sigma": 50.0})
+    deviance = lambda tau: naive.deviance(y, X, tau**2 * Z @ Z.T + 2500.0 * np.eye(30), False)  # noqa: E731
+    lowest = least(deviance, 0.0, 300.0)
+    for value in fit.confint("profile").loc["sd_Intercept|Batch"]:
+        assert np.sqrt(deviance(value) - lowest) == pytest.approx(norm.isf(0.025), abs=EXACT)
+
+
+def test_a_slope_with_two_variances():
+    """beta of x held, both variances searched by Nelder and Mead."""
+    data, _ = structured()
+    fit = slm.lmm("y ~ x + (1 | g)", data)
+    y, x, Z = data.y.to_numpy(), data.x.to_numpy(), pd.get_dummies(data.g).to_numpy(float)
+
+    def deviance(beta):
+        f = lambda r: naive.profile_deviance(y - beta * x, np.ones((64, 1)), r[0] ** 2 * Z @ Z.T + np.eye(64), False)  # noqa: E731
+        return minimize(f, [0.5], method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-12}).fun
+
+    X = np.column_stack([np.ones(64), x])
+    f = lambda r: naive.profile_deviance(y, X, r[0] ** 2 * Z @ Z.T + np.eye(64), False)  # noqa: E731
+    lowest = minimize(f, [0.5], method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-12}).fun
+    for value in fit.confint("profile", which="x").loc["x"]:
+        assert np.sqrt(deviance(value) - lowest) == pytest.approx(norm.isf(0.025), abs=EXACT)
+
+
+def test_the_fit_is_left_as_it_was(fits):
+    fit = fits["Penicillin"]
+    before = fit.ranef(se=True)["plate"].copy()
+    fit.profile("Intercept")
+    pd.testing.assert_frame_equal(fit.ranef(se=True)["plate"], before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"which": "sd_x"}, "no free parameter 'sd_x'.*This fit has Intercept, x, sd_Intercept"),
+        ({"level": 95}, "a number between 0 and 1"),
+        ({"method": "exact"}, "one of 'wald', 'profile', 'boot'"),
+        ({"method": "profile", "n": 3}, "has no option 'n'; it has none"),
+        ({"method": "boot", "m": 3}, "has no option 'm'; it has n, seed"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    fit = PROBLEMS["one_factor"].model().fit()
+    with pytest.raises(slm.ModelError, match=message):
+        fit.confint(**arguments)
+
+
+def test_levels_beyond_the_profile_are_refused(fits):
+    with pytest.raises(slm.ModelError, match="this profile goes to 0.9"):
+        fits["Dyestuff"].profile("sigma", level=0.9).confint(0.95)
+
+
+def test_wald_intervals_of_variances(fits):
+    """exp(log sd -+ z se/sd), tanh(arctanh cor -+ z se/(1 - cor^2))."""
+    fit = fits["sleepstudy"]
+    ends, z = fit.confint(level=0.9), norm.isf(0.05)
+    sd, se = fit.varpar["sd_Days|Subject"], fit.varpar_se["sd_Days|Subject"]
+    np.testing.assert_allclose(ends.loc["sd_Days|Subject"], sd * np.exp(np.array([-z, z]) * se / sd), rtol=1e-6)
+    cor, se = fit.varpar["cor_Intercept.Days|Subject"], fit.varpar_se["cor_Intercept.Days|Subject"]
+    expected = np.tanh(np.arctanh(cor) + np.array([-z, z]) * se / (1 - cor**2))
+    np.testing.assert_allclose(ends.loc["cor_Intercept.Days|Subject"], expected, rtol=1e-6)
+
+
+def test_bootstrap_intervals(fits):
+    fit = fits["Dyestuff2"]
+    ends = fit.confint("boot", which=["sd_Intercept|Batch", "Intercept"], n=60, seed=3)
+    pd.testing.assert_frame_equal(ends, fit.bootstrap(60, seed=3).confint().loc[["sd_Intercept|Batch", "Intercept"]])
+    assert ends.loc["sd_Intercept|Batch", "lower"] == 0.0
