@@ -75,8 +75,9 @@ class RW2(FixedPrecision):
         return by_series(columns, self.lengths)
 
     def pins(self) -> IntArray:
-        """The first two states of each series."""
-        return np.flatnonzero(places(self.lengths) < 2)
+        """The ends of each series: a line between them stays within them, one through its first two states does not."""
+        place = places(self.lengths)
+        return np.flatnonzero((place == 0) | (place == np.repeat(self.lengths, self.lengths) - 1))
 
     def _sum(self, x: FloatArray) -> FloatArray:
         return np.add.reduceat(x, np.cumsum(self.lengths) - self.lengths)
