@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
+from .._errors import DataError
 from .._typing import FloatArray, IntArray
 from ..kernels.series import band_pattern, checked_lengths, places, series_gaps
 from .fixed import FixedPrecision
+
+
+CLOSEST = 3e5  # gaps to a span: entries of Q, 1/gap^3, then exceed its smallest eigenvalues by 1e13
 
 
 class RW1(FixedPrecision):
@@ -59,6 +63,7 @@ class RW2(FixedPrecision):
         self.times = np.asarray(times, dtype=np.float64)
         later, gaps = series_gaps(self.times, self.lengths)
         third = np.flatnonzero(places(self.lengths)[later] > 1)  # gaps with another gap before them
+        self._check_close(gaps)
         c, d = gaps[third - 1], gaps[third]
         values = band_values(self.lengths, later[third], np.stack([1 / c, -(1 / c + 1 / d), 1 / d]), 2 / (c + d))
         several = self.lengths > 1
@@ -78,6 +83,17 @@ class RW2(FixedPrecision):
         """The ends of each series: a line between them stays within them, one through its first two states does not."""
         place = places(self.lengths)
         return np.flatnonzero((place == 0) | (place == np.repeat(self.lengths, self.lengths) - 1))
+
+    def _check_close(self, gaps: FloatArray) -> None:
+        """Q has the third powers of gaps: beyond CLOSEST of the whole span the criterion loses its digits."""
+        start, last = np.cumsum(self.lengths) - self.lengths, np.cumsum(self.lengths) - 1
+        span = float((self.times[last] - self.times[start]).max())
+        if gaps.min() * CLOSEST < span:
+            digits = max(0, int(np.ceil(-np.log10(span / 1000))))
+            raise DataError(
+                f"rw2: two knots are {gaps.min():.3g} apart where they span {span:.6g}; closer than 1/{CLOSEST:,.0f} of "
+                f"it second differences are lost to rounding. Round the times first: {digits} decimals leave 1000 knots"
+            )
 
     def _sum(self, x: FloatArray) -> FloatArray:
         return np.add.reduceat(x, np.cumsum(self.lengths) - self.lengths)
