@@ -16,6 +16,7 @@ from .terms import ModelSpec
 
 if TYPE_CHECKING:
     from .inference.bootstrap import Bootstrap
+    from .inference.emmeans import MarginalMeans
     from .inference.profile import Profile
 
 
@@ -74,6 +75,17 @@ class Fit:
         from .inference.tests import anova
 
         return anova(self, type, ddf=ddf)
+
+    def emmeans(
+        self, specs: Any, by: Any = None, *, at: Any = None, ddf: Any = None, level: float = 0.95
+    ) -> "MarginalMeans":
+        """Estimated marginal means of the levels of `specs` on a reference grid, with `.table` and `.pairs()`.
+
+        by: columns within whose levels means are compared. at: values of covariates, their means if None.
+        """
+        from .inference.emmeans import emmeans
+
+        return emmeans(self, specs, by, at=at, ddf=ddf, level=level)
 
     @property
     def vcov(self) -> pd.DataFrame:
