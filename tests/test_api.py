@@ -153,7 +153,7 @@ def test_any_start_ends_at_the_same_place(sleepstudy, fit, start):
     same(slm.lmm(SLOPES, sleepstudy, start=start), fit)
 
 
-@pytest.mark.parametrize("engine", ["auto", "cholmod", "dense"])
+@pytest.mark.parametrize("engine", ["auto", "absorb", "cholmod", "dense"])
 def test_engines_agree(sleepstudy, fit, engine):
     same(slm.lmm(SLOPES, sleepstudy, engine=engine), fit)
 
