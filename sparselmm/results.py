@@ -281,6 +281,12 @@ class Fit:
 
         return confint(self, method, level, which, **options)
 
+    def save(self, path: Any) -> None:
+        """Write the fit to a JSON file without the data; `slm.load(path)` reads it, enough to predict."""
+        from .inference.save import save
+
+        save(self, path)
+
     def refit(self, y: Any, *, start: FloatArray | None = None) -> "Fit":
         """The same model and criterion for another response y (nobs,): nothing but the response is read again."""
         from .inference.refit import refit

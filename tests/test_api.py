@@ -46,6 +46,7 @@ def test_public_names():
     """A contract: a name that disappears breaks other people's scripts."""
     assert set(slm.__all__) == {
         *("lmm", "LinearMixedModel", "Fit", "RandomTerm", "ModelSpec", "load_dataset", "dataset_names", "simulate"),
+        *("load", "SavedFit"),
         *("Known", "Pedigree", "set_threads", "compare"),
         *("SparselmmError", "FormulaError", "DataError", "ModelError", "EngineError", "SparselmmWarning"),
     }
