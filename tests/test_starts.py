@@ -55,7 +55,7 @@ def test_family_variance_is_zero(best):
     assert best.varpar["sd_known(Intercept)|id"] > 0.5
 
 
-@pytest.mark.parametrize("roots", itertools.product(ROOTS, repeat=2), ids=str)
+@pytest.mark.parametrize("roots", list(itertools.product(ROOTS, repeat=2)), ids=str)
 def test_family_beside_kinship_from_anywhere(relatives, best, roots):
     fit = relatives.fit(reml=best.reml, start=np.array(roots))
     assert fit.converged and fit.method == "newton"
@@ -78,7 +78,7 @@ def crossed():
     return model, model.fit()
 
 
-@pytest.mark.parametrize("roots", itertools.product([0.01, 1.0, 100.0], repeat=2), ids=str)
+@pytest.mark.parametrize("roots", list(itertools.product([0.01, 1.0, 100.0], repeat=2)), ids=str)
 @pytest.mark.parametrize("rho", [-0.9, 0.0, 0.6, 0.99])
 def test_ar1_beside_crossed_from_anywhere(crossed, roots, rho):
     model, best = crossed
