@@ -13,7 +13,7 @@ are not installed are skipped with a line. Progress goes to stderr, the table to
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,7 +55,7 @@ def main(
     contender: Annotated[list[str] | None, typer.Option(help="A contender, may be repeated. Default: all.")] = None,
     scale: Annotated[float, typer.Option(help="Sizes of the problems, as a part of the full ones.")] = 1.0,
     rounds: Annotated[int, typer.Option(help="Timed fits of each, the best of which counts.")] = 3,
-    once: Annotated[float, typer.Option(help="Seconds above which a fit is not repeated.")] = 60.0,
+    once: Annotated[float, typer.Option(help="Seconds above which a fit is not repeated.")] = 180.0,
     limit: Annotated[float, typer.Option(help="Seconds after which a process is killed.")] = 900.0,
     memory: Annotated[float, typer.Option(help="Gigabytes beyond which a process is killed.")] = 12.0,
     threads: Annotated[int, typer.Option(help="Threads of each process. Default: all.")] = Rules().threads,
@@ -65,7 +65,7 @@ def main(
     """Race, print the table, and leave with 1 if a problem was not timed."""
     problems, contenders = chosen(problem or []), present(contender or [])
     rules = Rules(scale, rounds, once, limit, 1e9 * memory, threads, reml)
-    kept = report.read(RESULTS) if write else {}
+    kept = comparable(report.read(RESULTS), rules) if write else {}
     stopped = []
     for each in problems:
         result = race(each, contenders, rules)
@@ -80,7 +80,17 @@ def main(
         raise typer.Exit(1)
 
 
-def save(results: Path, readme: Path, kept: dict[str, object]) -> None:
+def comparable(kept: dict[str, Any], rules: Rules) -> dict[str, Any]:
+    """Earlier results that may stand in one table with those to come; a line for each that may not."""
+    names = ("scale", "threads", "reml")
+    same = {n: k for n, k in kept.items() if all(k["rules"][name] == getattr(rules, name) for name in names)}
+    for name in kept.keys() - same.keys():
+        was = ", ".join(f"{rule} {kept[name]['rules'][rule]}" for rule in names)
+        say(f"{name}: left out, it ran with {was}")
+    return same
+
+
+def save(results: Path, readme: Path, kept: dict[str, Any]) -> None:
     """Keep the figures and paste the table; after each problem, so that an interrupted race is not lost."""
     report.save(results, kept)
     readme.write_text(report.paste(readme.read_text(), report.markdown(kept)))

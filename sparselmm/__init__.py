@@ -5,6 +5,7 @@ from .api import LinearMixedModel, lmm, simulate
 from .datasets import dataset_names, load_dataset
 from .engines.threads import set_threads
 from .inference.compare import compare
+from .inference.save import SavedFit, load
 from .many.fit import lmm_many
 from .many.result import ManyFits
 from .results import Fit
@@ -24,6 +25,7 @@ __all__ = [
     "ModelError",
     "ModelSpec",
     "Pedigree",
+    "SavedFit",
     "RandomTerm",
     "SparselmmError",
     "SparselmmWarning",
@@ -31,6 +33,7 @@ __all__ = [
     "dataset_names",
     "lmm",
     "lmm_many",
+    "load",
     "load_dataset",
     "set_threads",
     "simulate",

@@ -11,7 +11,7 @@ from .charts import Chart, make_chart
 from .dense import DenseLikelihood
 from .likelihood import Derivatives, Evaluation, Likelihood
 from .optimize import Iteration, Optimum, Options
-from .search import best_start, down_the_ray, search
+from .search import best_start, search, shortened
 from .start import starting_theta
 from .structures.limits import at_bounds
 
@@ -80,7 +80,7 @@ def estimate(
         evaluate = lambda x: _Point(likelihood, chart, x, reml)  # noqa: E731
         _check_start(chart, x, evaluate(x))
         if start is not None or np.isfinite(chart.bounds()[0]).any():
-            x = down_the_ray(evaluate, chart, x)
+            x = shortened(evaluate, chart, x)
         if start is None:
             x = best_start(evaluate, chart, x)
         options = replace(options, radius=max(options.radius, 0.7 * float(np.linalg.norm(x))))

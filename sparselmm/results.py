@@ -16,6 +16,7 @@ from .terms import ModelSpec
 
 if TYPE_CHECKING:
     from .inference.bootstrap import Bootstrap
+    from .inference.emmeans import MarginalMeans
     from .inference.profile import Profile
 
 
@@ -75,6 +76,17 @@ class Fit:
         from .inference.tests import anova
 
         return anova(self, type, ddf=ddf)
+
+    def emmeans(
+        self, specs: Any, by: Any = None, *, at: Any = None, ddf: Any = None, level: float = 0.95
+    ) -> "MarginalMeans":
+        """Estimated marginal means of the levels of `specs` on a reference grid, with `.table` and `.pairs()`.
+
+        by: columns within whose levels means are compared. at: values of covariates, their means if None.
+        """
+        from .inference.emmeans import emmeans
+
+        return emmeans(self, specs, by, at=at, ddf=ddf, level=level)
 
     @property
     def vcov(self) -> pd.DataFrame:
@@ -269,6 +281,12 @@ class Fit:
         from .inference.confint import confint
 
         return confint(self, method, level, which, **options)
+
+    def save(self, path: Any) -> None:
+        """Write the fit to a JSON file without the data; `slm.load(path)` reads it, enough to predict."""
+        from .inference.save import save
+
+        save(self, path)
 
     def refit(self, y: Any, *, start: FloatArray | None = None) -> "Fit":
         """The same model and criterion for another response y (nobs,): nothing but the response is read again."""

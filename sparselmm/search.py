@@ -24,8 +24,7 @@ WALL = 0.65  # of the way from a bound to the start of a coordinate: a correlati
 BEFORE = (0.2, 0.4)  # of the same way: where a limit is looked at from inside
 ASIDE = 0.12  # of the way from a start to a bound: a correlation of 0.5 becomes -0.58 or 0.93
 SMALL = 0.1  # T in units of the effects' size, where a variance of zero is doubted
-LARGE = 3.0  # of a T in units of the effects' size: a variance ratio of 9
-SHORTER, CLEARLY = 0.25, 2.0  # steps along the ray of a start; what they must gain
+LENGTHS = (np.inf, 100.0, 30.0, 10.0, 3.0, 1.0)  # of T in units of the effects' size
 AT_LIMIT = 1e-4  # scaled gradient that is asked for there; half its square could still be gained
 ROUNDING, RELATIVE = 1e-6, 1e-8  # of the criterion at a limit
 
@@ -37,17 +36,16 @@ def search(evaluate: Evaluate, chart: Chart, x: FloatArray, options: Options, re
     return _Stages(evaluate, chart, options, report).run(x)
 
 
-def down_the_ray(evaluate: Evaluate, chart: Chart, x: FloatArray) -> FloatArray:
-    """A start from x: where some T is LARGE, all of them a quarter, and again while that lowers the criterion."""
-    scales = chart.scales()
-    value = evaluate(x).value
-    while (np.abs(x[scales]) > LARGE).any():
-        shorter = np.where(scales, SHORTER * x, x)
-        found = evaluate(shorter).value
-        if not found < value - CLEARLY:
-            break
-        x, value = shorter, found
-    return x
+def shortened(evaluate: Evaluate, chart: Chart, x: FloatArray) -> FloatArray:
+    """x, or x with all T cut down to one of LENGTHS, whichever is lowest: from afar the criterion is flat in T."""
+    scales, best, value = chart.scales(), x, np.inf
+    for length in LENGTHS:
+        if length == np.inf or (np.abs(x[scales]) > length).any():
+            shorter = np.where(scales, np.clip(x, -length, length), x)
+            found = evaluate(shorter).value
+            if found < value:
+                best, value = shorter, found
+    return best
 
 
 def best_start(evaluate: Evaluate, chart: Chart, x: FloatArray) -> FloatArray:

@@ -46,6 +46,7 @@ def test_public_names():
     """A contract: a name that disappears breaks other people's scripts."""
     assert set(slm.__all__) == {
         *("lmm", "LinearMixedModel", "Fit", "RandomTerm", "ModelSpec", "load_dataset", "dataset_names", "simulate"),
+        *("load", "SavedFit"),
         *("Known", "Pedigree", "set_threads", "compare"),
         *("SparselmmError", "FormulaError", "DataError", "ModelError", "EngineError", "SparselmmWarning"),
     }
@@ -153,7 +154,7 @@ def test_any_start_ends_at_the_same_place(sleepstudy, fit, start):
     same(slm.lmm(SLOPES, sleepstudy, start=start), fit)
 
 
-@pytest.mark.parametrize("engine", ["auto", "cholmod", "dense"])
+@pytest.mark.parametrize("engine", ["auto", "absorb", "cholmod", "dense"])
 def test_engines_agree(sleepstudy, fit, engine):
     same(slm.lmm(SLOPES, sleepstudy, engine=engine), fit)
 

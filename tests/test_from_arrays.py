@@ -28,7 +28,7 @@ def sparse_design(codes, columns):
     return sp.coo_array((columns.ravel(), (rows, (codes[:, None] * r + np.arange(r)).ravel())))
 
 
-@pytest.mark.parametrize("engine", ["cholmod", "dense"])
+@pytest.mark.parametrize("engine", ["absorb", "cholmod", "dense"])
 @pytest.mark.parametrize("form", ["codes", "coo", "csr", "csc"])
 @pytest.mark.parametrize(
     ("structure", "formula"),

@@ -103,7 +103,7 @@ def test_the_check_of_imports_sees_what_it_should():
         ("sksparse", {"engines.cholmod"}),
         ("matplotlib", {"plots"}),
         ("typer", {"cli"}),
-        ("formulaic", {"formula.design", "formula.names"}),
+        ("formulaic", {"formula.design", "formula.names", "formula.portable"}),
         ("narwhals", {"formula.table"}),
     ],
 )

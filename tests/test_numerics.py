@@ -193,7 +193,7 @@ def test_scale_of_the_response(scale, reml):
     np.testing.assert_allclose(fit.varpar / units, expected.varpar, rtol=ESTIMATE_RTOL)
 
 
-@pytest.mark.parametrize("engine", ["cholmod", "dense"])
+@pytest.mark.parametrize("engine", ["absorb", "cholmod", "dense"])
 @pytest.mark.parametrize("scale", [1e-12, 1e-4, 1e4, 1e12])
 @methods
 def test_scale_of_the_weights(scale, reml, engine):

@@ -184,11 +184,13 @@ def test_a_worse_optimum_of_ours_is_never_timed():
 
 
 def test_slow_fits_run_once_and_failures_say_why():
-    track = Track(sparselmm=[outcome()] * 3, lme4=[outcome(seconds=61.0)], statsmodels=[Outcome(None, 5, "over 900 s")])
+    track = Track(
+        sparselmm=[outcome()] * 3, lme4=[outcome(seconds=181.0)], statsmodels=[Outcome(None, 5, "over 900 s")]
+    )
     names = ["sparselmm", "lme4", "statsmodels"]
     entries, _ = check_and_time(track, [contender(name) for name in names], Rules(rounds=2))
     assert track.asked == [*names, "sparselmm", "sparselmm"]
-    assert entries["lme4"].runs == (61.0,)
+    assert entries["lme4"].runs == (181.0,)
     assert entries["statsmodels"].note == "over 900 s" and entries["statsmodels"].seconds is None
 
 
@@ -246,13 +248,12 @@ def test_statsmodels_fits_the_same_model(tmp_path):
 
 
 def entry(seconds, **more):
-    return Entry(runs=(seconds,) * 3, deviance=1e3, peak=2 * 10**8, version="1.0", verdict="agrees", **more)
+    given = {"runs": (seconds,) * 3, "deviance": 1e3, "peak": 2 * 10**8, "version": "1.0", "verdict": "agrees"}
+    return Entry(**given | more)
 
 
 def result(**entries):
-    return Result(
-        "units", 5000, 1250, entries, rules={"rounds": 3, "once": 60, "threads": 2, "reml": False, "scale": 1}
-    )
+    return Result("units", 5000, 1250, entries, rules={"rounds": 3, "threads": 2, "reml": False, "scale": 1})
 
 
 def kept(**entries):
@@ -260,17 +261,14 @@ def kept(**entries):
 
 
 def test_the_table_gives_times_ratios_memory_and_notes():
-    late, off = (
-        Entry(note="over 900 s"),
-        Entry(**{f: getattr(entry(9.0), f) for f in Entry.__slots__} | {"verdict": "above", "gap": 1e-4}),
-    )
+    late, off = Entry(note="over 900 s"), entry(9.0, runs=(9.0,), verdict="above", gap=1e-4)
     text = report.markdown(kept(sparselmm=entry(0.25), lme4=entry(5.0), statsmodels=late, mixedlm=off))
     assert "| problem | rows | random effects | sparselmm | lme4 | statsmodels | mixedlm |" in text
     row = "| 250 ms, 200 MB | 5 s, 20 x, 200 MB | - [1] | 9 s, 36 x, 200 MB [2] |"
     assert f"| 125,066 groups of four rows | 5,000 | 1,250 {row}" in text
     flat = " ".join(text.split())
     assert "[1] statsmodels: over 900 s." in flat
-    assert "[2] mixedlm: did not reach the optimum, deviance +1.0e-04 (relative)." in flat
+    assert "[2] mixedlm: did not reach the optimum, deviance +1.0e-04 (relative), one run only." in flat
     assert "met: 20 x lme4 (bar 20 x); open: no time of mixedlm-rs (bar: not slower)" in flat
     assert "2026-01-02, abacus: lme4 1.0, mixedlm 1.0, sparselmm 1.0" in flat
     assert max(len(line) for line in text.splitlines() if not line.startswith("|")) <= 120
@@ -297,6 +295,13 @@ def test_results_are_kept_and_pasted(tmp_path):
     assert "250 ms" in text
     with pytest.raises(ValueError, match="one <!-- race -->"):
         report.paste("no markers", "x")
+
+
+def test_only_results_under_the_same_rules_share_a_table(capsys):
+    given = kept(sparselmm=entry(0.25))
+    assert command.comparable(given, Rules(scale=1.0, threads=2)) == given
+    assert command.comparable(given, Rules(scale=0.1, threads=2)) == {}
+    assert capsys.readouterr().err == "units: left out, it ran with scale 1, threads 2, reml False\n"
 
 
 def test_the_readme_has_its_place():

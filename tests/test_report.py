@@ -60,7 +60,7 @@ def test_the_layout_is_that_of_lme4():
     for got, expected in zip(head.splitlines(), SLEEPSTUDY.splitlines(), strict=True):
         assert got.split()[:1] == expected.split()[:1]
         assert numbers(got) == pytest.approx(numbers(expected), abs=PRINTED_ATOL, rel=PRINTED_RTOL)
-    assert re.match(r"\d iterations, scaled gradient \d\.\de-\d\d; engine cholmod, \d+ factorisations\n", tail)
+    assert re.match(r"\d iterations, scaled gradient \d\.\de-\d\d; engine absorb, \d+ factorisations\n", tail)
     assert tail.splitlines()[-1].startswith("Seconds: formula 0.")
 
 
@@ -188,8 +188,14 @@ def test_describe_before_a_fit():
         "  (1 | dept): 14 levels, 1 effect a level",
     ]
     assert re.fullmatch(r"M: 4,114 x 4,114, [\d,]+ nonzeros in its lower triangle", lines[5])
-    assert re.fullmatch(r"Engine: cholmod \(\w+ ordering, [\d,]+ nonzeros in L; \w+ would need [\d,]+\)", lines[6])
+    ordering = r"\w+ ordering, [\d,]+ nonzeros in L; \w+ would need [\d,]+"
+    assert re.fullmatch(rf"Engine: cholmod \({ordering}; forecast [\d.]+ ms, absorb [\d.]+ ms\)", lines[6])
     assert re.fullmatch(r"Memory forecast beside the data: [\d.]+ MB", lines[7])
+
+
+def test_describe_of_absorption():
+    text = describe("Reaction ~ Days + (Days | Subject)", "sleepstudy")
+    assert "\nEngine: absorb (18 levels of 2 absorbed, nothing is left)\n" in text
 
 
 def test_describe_counts_the_nonzeros_that_there_are():

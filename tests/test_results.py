@@ -20,7 +20,13 @@ ATTRIBUTES = {
     *("varpar", "varpar_se", "theta", "fitted", "resid", "reml", "converged", "is_singular", "gradient_norm"),
     *("n_iter", "engine", "method", "timings", "dropped_columns", "spec", "likelihood", "estimate"),
     *("ranef", "predict", "summary", "tidy", "glance"),
-    *("coef_table", "test", "anova", "caic",),
+    *(
+        "coef_table",
+        "test",
+        "anova",
+        "caic",
+        "emmeans",
+    ),
 }
 
 
@@ -95,7 +101,7 @@ def test_kinds_and_names(fit):
     assert list(fit.fixef.index) == list(fit.vcov.index) == list(fit.vcov.columns) == ["Intercept", "Days"]
     assert list(fit.theta.index) == ["Intercept|Subject", "Days.Intercept|Subject", "Days|Subject"]
     assert fit.gradient_norm < 1e-4 and type(fit.gradient_norm) is float
-    assert fit.method == "newton" and fit.engine == "cholmod" and fit.dropped_columns == ()
+    assert fit.method == "newton" and fit.engine == "absorb" and fit.dropped_columns == ()
 
 
 def test_timings_of_each_stage(fit):
@@ -178,7 +184,7 @@ def test_another_fit_of_the_same_model_leaves_the_first_alone():
     pd.testing.assert_frame_equal(before[2], after[2], check_exact=True)
 
 
-@pytest.mark.parametrize("engine", ["cholmod", "dense"])
+@pytest.mark.parametrize("engine", ["absorb", "cholmod", "dense"])
 @pytest.mark.parametrize("fixed", [None, {"sigma": 30.0}])
 @pytest.mark.parametrize("how", [lambda fit: pickle.loads(pickle.dumps(fit)), copy.deepcopy, copy.copy])
 def test_a_fit_can_be_pickled_and_copied(how, engine, fixed):

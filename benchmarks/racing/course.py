@@ -25,7 +25,7 @@ class Rules:
 
     scale: float = 1.0
     rounds: int = 3
-    once: float = 60.0
+    once: float = 180.0
     limit: float = 900.0
     memory: float = 12e9
     threads: int = os.cpu_count() or 1

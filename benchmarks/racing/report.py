@@ -45,7 +45,7 @@ def cell(result: Result, name: str, notes: list[str]) -> str:
     entry = result.entries.get(name)
     if entry is None:
         return ""
-    remark = remark_of(entry, name)
+    remark = remark_of(entry, name, result.rules["rounds"])
     mark = f" [{mark_of(notes, remark)}]" if remark else ""
     if entry.seconds is None:
         return "-" + mark
@@ -54,7 +54,7 @@ def cell(result: Result, name: str, notes: list[str]) -> str:
     return f"{duration(entry.seconds)}{ratio}, {memory(entry.peak)}{mark}"
 
 
-def remark_of(entry: Entry, name: str) -> str:
+def remark_of(entry: Entry, name: str, rounds: int) -> str:
     """What a reader must know of an entry."""
     if entry.note:
         return f"{name}: {entry.note}"
@@ -62,6 +62,7 @@ def remark_of(entry: Entry, name: str) -> str:
     said = said if said is None or CONTENDERS[name].exact else "approximates the likelihood"
     remarks = [f"{said}, deviance {entry.gap:+.1e} (relative)"] if said else []
     remarks += [] if entry.converged else ["says that it did not converge"]
+    remarks += ["one run only"] if len(entry.runs) == 1 < rounds else []
     return f"{name}: {', '.join(remarks)}" if remarks else ""
 
 
@@ -86,13 +87,11 @@ def circumstances(kept: Mapping[str, Any], results: Mapping[str, Result]) -> str
     """What was measured, when, where and with which versions."""
     entries = [(name, entry) for result in results.values() for name, entry in result.entries.items()]
     rules = next(iter(results.values())).rules
-    single = any(len(entry.runs) == 1 < rules["rounds"] for _, entry in entries)
-    slow = f" (one, where a fit takes over {rules['once']:g} s)" if single else ""
     kind = "REML" if rules["reml"] else "ML"
     return " ".join(
         [
             "Seconds from a table in memory to a fitted model with standard errors,",
-            f"{kind}, warm, {rules['threads']} threads, best of {rules['rounds']} interleaved processes{slow};",
+            f"{kind}, warm, {rules['threads']} threads, best of {rules['rounds']} interleaved processes;",
             f"how many times {OURS}'s that is; and peak memory of the process, libraries and table included.",
             "The deviances were compared first (1e-6, relative).",
             *([] if rules["scale"] == 1 else [f"Sizes times {rules['scale']:g}."]),

@@ -18,18 +18,22 @@ read_table <- function(folder) {
 fitters <- list(
   lme4 = function(formula, table, reml) {
     fit <- lmer(formula, table, REML = reml, control = lmerControl(calc.derivs = FALSE))
-    list(deviance = -2 * as.numeric(logLik(fit)), converged = fit@optinfo$conv$opt == 0, se = sqrt(diag(as.matrix(vcov(fit)))))
+    se <- sqrt(diag(as.matrix(vcov(fit))))
+    list(deviance = -2 * as.numeric(logLik(fit)), converged = fit@optinfo$conv$opt == 0, se = se)
   },
   glmmTMB = function(formula, table, reml) {
     fit <- glmmTMB(formula, table, REML = reml)
-    list(deviance = -2 * as.numeric(logLik(fit)), converged = fit$fit$convergence == 0, se = sqrt(diag(vcov(fit)$cond)))
+    se <- sqrt(diag(vcov(fit)$cond))
+    list(deviance = -2 * as.numeric(logLik(fit)), converged = fit$fit$convergence == 0, se = se)
   }
 )
 
 given <- commandArgs(trailingOnly = TRUE)
 package <- given[1]
 suppressPackageStartupMessages(library(package, character.only = TRUE))
-fit <- function(table) suppressMessages(suppressWarnings(fitters[[package]](as.formula(given[2]), table, given[5] == "reml")))
+fit <- function(table) {
+  suppressMessages(suppressWarnings(fitters[[package]](as.formula(given[2]), table, given[5] == "reml")))
+}
 invisible(fit(read_table(given[4])))
 table <- read_table(given[3])
 seconds <- c()

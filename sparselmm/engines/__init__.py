@@ -4,18 +4,21 @@ from .._errors import EngineError
 from .absorb import Absorb
 from .base import Blocks, Engine, Pattern
 from .cholmod import Cholmod
+from .choose import by_forecast
 
 ENGINES = ("auto", "absorb", "cholmod", "dense")
 
 
 def make_engine(name: str, pattern: Pattern, blocks: Blocks = ()) -> Engine:
-    """The engine for M that `name` asks for; "auto" is cholmod. EngineError for an unknown name.
+    """The engine for M that `name` asks for; "auto" chooses by forecast. EngineError for an unknown name.
 
     blocks: (levels, effects a level) of each term in the order of M's columns; without them nothing is absorbed.
     """
     if name == "absorb":
         return Absorb(pattern, blocks)
-    if name not in ("auto", "cholmod"):
+    if name == "auto":
+        return by_forecast(pattern, blocks)
+    if name != "cholmod":
         raise EngineError(f"unknown engine '{name}': known are {', '.join(ENGINES)}")
     return Cholmod(pattern)
 

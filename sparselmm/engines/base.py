@@ -57,6 +57,12 @@ class Engine(Protocol):
         """Entries (rows, cols), rows >= cols, of M^-1; each must lie on the pattern of M."""
 
 
+class Forecast(Engine, Protocol):
+    """An engine that says how long it takes. seconds: a factorisation and a selected inverse with one thread."""
+
+    seconds: float
+
+
 def available_memory() -> float:
     """Bytes that can be had without swapping; infinity where the system does not tell."""
     try:

@@ -11,9 +11,10 @@ from .._errors import EngineError
 from .._typing import AnyArray, FloatArray, IntArray
 from ..kernels import absorb as kernels
 from ..kernels import absorb_inverse as inverses
-from .base import NOT_POSITIVE, Engine, Pattern
+from .base import NOT_POSITIVE, Forecast, Pattern
 from .threads import parallel, pieces
 
+PER_FLOP, PER_ENTRY = 2.2e-11, 4e-9  # seconds, one thread: potrf 50 Gflop/s, potri with twice the flops 45, copies
 GRAIN = 50_000.0  # updates in one piece: about 20 microseconds, the price of handing it to a thread
 
 
@@ -70,6 +71,7 @@ class Tail(Protocol):
     nnz_factor: int
     flops: float
     memory: float
+    seconds: float
 
     def factorize(self, values: FloatArray, W: FloatArray) -> None: ...
     def solve(self, right: FloatArray) -> FloatArray: ...
@@ -84,6 +86,7 @@ class DenseTail:
         self.meetings, q2 = meetings, meetings.q2
         self.bounds = pieces(meetings.columns_work(), GRAIN)
         self.nnz_factor, self.flops, self.memory = q2 * (q2 + 1) // 2, q2**3 / 3.0, 16.0 * q2 * q2
+        self.seconds = PER_FLOP * 3.0 * self.flops + PER_ENTRY * q2 * q2
         self.reason = f"{q2:,} x {q2:,} left for LAPACK" if q2 else "nothing is left"
         self._S, self._H = np.empty((0, 0)), np.empty((0, 0))
 
@@ -128,13 +131,13 @@ class DenseTail:
 class SparseTail:
     """S on its own frozen pattern, for the engine that `make` gives."""
 
-    def __init__(self, meetings: Meetings, pattern: Pattern, make: Callable[[Pattern], Engine]):
+    def __init__(self, meetings: Meetings, pattern: Pattern, make: Callable[[Pattern], Forecast]):
         self.meetings, self.pattern, self.engine = meetings, pattern, make(pattern)
         self.bounds = pieces(meetings.columns_work(), GRAIN)
         self.reason = f"{pattern.q:,} columns with {pattern.nnz:,} nonzeros left for {self.engine.name}: "
         self.reason += self.engine.reason
         self.nnz_factor, self.flops = self.engine.nnz_factor, self.engine.flops
-        self.memory = self.engine.memory + 40.0 * pattern.nnz
+        self.memory, self.seconds = self.engine.memory + 40.0 * pattern.nnz, self.engine.seconds
         self._values, self._rows = np.empty(pattern.nnz), _by_row(pattern)
         self._places = pattern.indices, np.repeat(np.arange(pattern.q), np.diff(pattern.indptr))
 

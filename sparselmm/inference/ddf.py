@@ -20,7 +20,7 @@ from .wald import FTest, wald
 if TYPE_CHECKING:
     from ..results import Fit
 
-AFFORDABLE = 1e11  # floating-point operations that a default may cost beside a fit: some ten seconds
+AFFORDABLE = 3e10  # floating-point operations that a default may cost beside a fit: 3 to 10 s on two cores
 
 
 class Method(Protocol):

@@ -117,7 +117,7 @@ def _lower_inverse(i: int, L: FloatArray, out: FloatArray) -> None:
 def _level_block(
     first: int, last: int, inverse: FloatArray, W: FloatArray, G: FloatArray, inner: FloatArray, out: FloatArray
 ) -> None:
-    """inner (r, r) = I + symmetric part of W_i G_i, out = L^-T inner L^-1, inverse = L^-1; meetings first ... last-1."""
+    """inner (r, r) = I + symmetric part of W_i G_i, out = L^-T inner L^-1; inverse = L^-1; meetings first ... last-1"""
     r = len(inverse)
     for a in range(r):
         for b in range(r):

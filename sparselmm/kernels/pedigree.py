@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 
 from .._typing import BoolArray, FloatArray, IntArray
 from .codes import counting_sort
+from .kinship import active_counts, ancestry_bound, by_ancestors, by_table, last_uses
 
 Int32Array: TypeAlias = NDArray[np.int32]
 
+WIDEST_TABLE, MOST_CELLS = 5000, 1e9  # relationships among so many parents at a time: 0.4 GB, 1 s altogether
+MOST_ANCESTORS = 1e8  # pairs of a parent and an ancestor: 1.2 GB
 LANES = 8  # columns of A computed together: a row of X is one cache line
 
 
@@ -188,15 +191,32 @@ def add_inbreeding(
 
 
 def inbreeding(parents: IntArray, generation: IntArray, bounds: IntArray) -> tuple[FloatArray, FloatArray]:
-    """F (n,) and d (n,)."""
+    """F (n,) and d (n,), by a table, by lists of ancestors or by passes over them, whichever fits."""
+    F, d, last = np.zeros(len(parents)), np.empty(len(parents)), np.empty(len(parents), np.int64)
+    last_uses(parents, generation, last)
+    active = active_counts(generation, last).astype(np.float64)
+    if active.max() <= WIDEST_TABLE and active @ active <= MOST_CELLS:
+        by_table(parents, bounds, last, int(active.max()), F)
+        mendelian_variances(parents, F, 0, len(F), d)
+        return F, d
+    pairs, c = _pairs(parents, generation)
+    room = ancestry_bound(parents, last)
+    if room <= MOST_ANCESTORS:
+        ids, shares = np.empty(int(room), np.int32), np.empty(int(room))
+        by_ancestors(parents, bounds, last, pairs, c, ids, shares, F, d)
+        return F, d
+    nodes, (count, place, seen, up, X) = _workspace(parents, generation, bounds)
+    add_inbreeding(pairs, c, nodes, bounds, count, place, seen, up, X, F, d)
+    return F, d
+
+
+def _pairs(parents: IntArray, generation: IntArray) -> tuple[IntArray, int]:
+    """Animals with two known parents, by generation, then by the parent of the sex with fewer of them, and that sex."""
     both = np.flatnonzero((parents >= 0).all(axis=1))
     orders = [_by_parent(both, parents[:, c], generation) for c in (0, 1)]
     runs = [np.count_nonzero(np.diff(parents[order, c])) for c, order in enumerate(orders)]
-    c = int(runs[1] < runs[0])  # the sex with fewer parents needs fewer passes
-    F, d = np.zeros(len(parents)), np.empty(len(parents))
-    nodes, (count, place, seen, up, X) = _workspace(parents, generation, bounds)
-    add_inbreeding(orders[c], c, nodes, bounds, count, place, seen, up, X, F, d)
-    return F, d
+    c = int(runs[1] < runs[0])
+    return orders[c], c
 
 
 def _by_parent(animals: IntArray, parent: IntArray, generation: IntArray) -> IntArray:

@@ -1,4 +1,4 @@
-"""The contract of `Covariance` and `Precision` as checks: whoever writes a structure runs them on it.
+"""The contract of `Covariance`, `Precision` and `Residual` as checks: whoever writes a structure runs them on it.
 
 Everything is held against dense matrices and central differences. A broken promise raises ModelError, which says
 which one, where and by how much.
@@ -12,7 +12,8 @@ import numpy as np
 
 from .._errors import ModelError
 from .._typing import FloatArray
-from .base import Covariance, Precision
+from .base import Covariance, Precision, Residual
+from .limits import bounds_of
 
 STEP = 1e-5  # of central differences: truncation and rounding near 1e-10 for entries of order one
 DIFFERENCES = 1e-6  # relative to the largest entry
@@ -59,6 +60,26 @@ def check_precision(precision: Precision, *points: Any, seed: int = 0) -> None:
         kit.matrix(rho)
         kit.derivatives(rho)
         kit.natural(rho)
+    kit.bounds(start)
+    kit.pickles(near)
+
+
+def check_residual(residual: Residual, *points: Any, seed: int = 0) -> None:
+    """Check `residual` (small: its matrices are made dense) at its start, near it, at rho = 0 and at `points`.
+
+    ModelError names the promise that does not hold.
+    """
+    kit = _ResidualKit(residual)
+    start, rng = residual.start(), np.random.default_rng(seed)
+    kit.names()
+    kit.links()
+    near = start + 0.3 * rng.normal(size=start.shape)
+    for rho in (start, near, np.zeros(residual.n_params), *(np.asarray(p, dtype=np.float64) for p in points)):
+        kit.matrix(rho)
+        kit.products(rho, rng.normal(size=(residual.n_rows, 2)))
+        kit.derivatives(rho)
+        kit.natural(rho)
+    kit.bounds(start)
     kit.pickles(near)
 
 
@@ -91,6 +112,30 @@ class _Kit:
         self.demand(len(names) == count, f"{method} gives {len(names)} names for {count} parameters: {names}")
         self.demand(len(set(names)) == count, f"{method} gives a name twice: {names}")
         self.demand(all(isinstance(n, str) for n in names), f"{method} gives {names}, not strings")
+
+
+class _RhoKit(_Kit):
+    """What precisions and residuals promise of their parameters."""
+
+    structure: Any
+    k: int
+
+    def natural(self, rho: FloatArray) -> None:
+        natural = self.structure.to_natural(rho)
+        self.shaped(natural, (self.k,), "to_natural", rho)
+        self.equal(self.structure.from_natural(natural), rho, DENSE, "from_natural(to_natural) is another rho", rho)
+
+    def bounds(self, start: FloatArray) -> None:
+        """Around the start; the limits on the natural scale lead back to them."""
+        low, high = bounds_of(self.structure)
+        self.demand(low.shape == high.shape == (self.k,), f"bounds have shapes {low.shape} and {high.shape}")
+        self.demand(
+            ((low < start) & (start < high)).all(), f"the start is not inside the bounds {low} and {high}", start
+        )
+        for end in (low, high):
+            rho = np.where(np.isfinite(end), end, start)
+            back = self.structure.from_natural(self.structure.to_natural(rho))
+            self.equal(back, rho, DENSE, "from_natural(to_natural) is not the bound", rho)
 
 
 class _CovarianceKit(_Kit):
@@ -185,10 +230,11 @@ class _CovarianceKit(_Kit):
         self.equal(again.factor(theta), self.structure.factor(theta), 0.0, "a pickled copy differs", theta)
 
 
-class _PrecisionKit(_Kit):
+class _PrecisionKit(_RhoKit):
     def __init__(self, precision: Precision):
         super().__init__(precision)
         self.demand(isinstance(precision, Precision), "it lacks a member of the protocol Precision")
+        self.structure = precision
         self.precision, self.m, self.k = precision, precision.n_levels, precision.n_params
         self.rows, self.cols = precision.pattern()
 
@@ -241,14 +287,87 @@ class _PrecisionKit(_Kit):
             expected = differences(self.precision.logdet, rho)
             self.equal(slope, expected, DIFFERENCES, "logdet_gradient is not the derivative of logdet", rho)
 
-    def natural(self, rho: FloatArray) -> None:
-        natural = self.precision.to_natural(rho)
-        self.shaped(natural, (self.k,), "to_natural", rho)
-        self.equal(self.precision.from_natural(natural), rho, DENSE, "from_natural(to_natural) is another rho", rho)
-
     def pickles(self, rho: FloatArray) -> None:
         again = pickle.loads(pickle.dumps(self.precision))
         self.equal(again.values(rho), self.precision.values(rho), 0.0, "a pickled copy differs", rho)
+
+
+class _ResidualKit(_RhoKit):
+    def __init__(self, residual: Residual):
+        super().__init__(residual)
+        self.demand(isinstance(residual, Residual), "it lacks a member of the protocol Residual")
+        self.structure = self.residual = residual
+        self.n, self.k = residual.n_rows, residual.n_params
+
+    def names(self) -> None:
+        self.named(self.residual.names(), self.k, "names")
+        self.named(self.residual.natural_names(), self.k, "natural_names")
+        self.shaped(self.residual.start(), (self.k,), "start", None)
+        self.demand(isinstance(self.residual.label, str), "label is not a string")
+
+    def links(self) -> None:
+        """A row follows one other at most and is followed by one at most; each row and link has a class."""
+        r = self.residual
+        self.demand(len(r.row_class) == self.n, f"row_class has {len(r.row_class)} entries for {self.n} rows")
+        same = len(r.later) == len(r.earlier) == len(r.link_class)
+        self.demand(same, f"{len(r.later)} later, {len(r.earlier)} earlier rows and {len(r.link_class)} link classes")
+        for what, rows in (("later", r.later), ("earlier", r.earlier)):
+            self.demand(((rows >= 0) & (rows < self.n)).all(), f"{what} has rows outside 0 ... {self.n - 1}")
+            self.demand(len(np.unique(rows)) == len(rows), f"{what} has a row twice")
+
+    def dense(self, values: tuple[FloatArray, FloatArray]) -> FloatArray:
+        """K (or a derivative of it) from the values of the classes, n x n."""
+        r = self.residual
+        K = np.diag(values[0][r.row_class])
+        K[r.later, r.earlier] = K[r.earlier, r.later] = values[1][r.link_class]
+        return K
+
+    def _values(self, rho: FloatArray) -> FloatArray:
+        d, o = self.residual.values(rho)
+        self.demand(np.isfinite(d).all() and np.isfinite(o).all(), "values are not finite", rho)
+        rows, links = self.residual.row_class.max() + 1, self.residual.link_class.max(initial=-1) + 1
+        self.demand(
+            (len(d), len(o)) == (rows, links), f"values of {len(d)}, {len(o)} classes, not {rows}, {links}", rho
+        )
+        return self.dense((d, o))
+
+    def matrix(self, rho: FloatArray) -> None:
+        """K positive definite and the inverse of R; log|R|; the standard deviations."""
+        K, R = self._values(rho), self.residual.covariance(rho)
+        self.shaped(R, (self.n, self.n), "covariance", rho)
+        self.equal(R, R.T, EXACT, "covariance is not symmetric", rho)
+        lowest = np.linalg.eigvalsh(K)[0]
+        self.demand(lowest > 0, f"R^-1 has the eigenvalue {lowest:.3g}", rho)
+        self.equal(K @ R, np.eye(self.n), DENSE, "values are not those of the inverse of covariance", rho)
+        self.equal(self.residual.logdet(rho), np.linalg.slogdet(R)[1], DENSE, "logdet is not log|R|", rho)
+
+    def products(self, rho: FloatArray, V: FloatArray) -> None:
+        R, before = self.residual.covariance(rho), V.copy()
+        self.equal(self.residual.times(rho, V), R @ before, EXACT, "times is not R V", rho)
+        self.demand(np.array_equal(V, before), "times changes its argument", rho)
+        scales = self.residual.scales(rho)
+        self.shaped(scales, (self.n,), "scales", rho)
+        self.equal(scales, np.sqrt(np.diag(R)), EXACT, "scales are not the square roots of the diagonal of R", rho)
+
+    def derivatives(self, rho: FloatArray) -> None:
+        r = self.residual
+        drows, dlinks = r.gradient(rho)
+        self.demand(len(drows) == len(dlinks) == self.k, f"gradient of {len(drows)} and {len(dlinks)} parameters", rho)
+        self.shaped(r.logdet_gradient(rho), (self.k,), "logdet_gradient", rho)
+        if not self.k:
+            return
+        gradient = np.array([self.dense(pair) for pair in zip(drows, dlinks, strict=True)])
+        self.equal(gradient, differences(self._values, rho), DIFFERENCES, "gradient is not that of values", rho)
+        slope = differences(r.logdet, rho)
+        self.equal(r.logdet_gradient(rho), slope, DIFFERENCES, "logdet_gradient is not the derivative of logdet", rho)
+        slope = differences(r.covariance, rho)
+        dR = r.covariance_gradient(rho)
+        self.equal(dR, slope, DIFFERENCES, "covariance_gradient is not the derivative of covariance", rho)
+
+    def pickles(self, rho: FloatArray) -> None:
+        again = pickle.loads(pickle.dumps(self.residual)).values(rho)
+        for found, expected in zip(again, self.residual.values(rho), strict=True):
+            self.equal(found, expected, 0.0, "a pickled copy differs", rho)
 
 
 def differences(function: Callable[[FloatArray], Any], x: FloatArray) -> FloatArray:

@@ -58,11 +58,19 @@ CASES = {
 }
 
 
-@pytest.fixture(params=["dense", "sparse"])
-def tail(request, monkeypatch):
-    """Both kinds of tail at any size."""
-    monkeypatch.setattr(absorb, "SMALL_TAIL", 10**9 if request.param == "dense" else 0)
+@pytest.fixture
+def sparse_tails(monkeypatch):
+    """S is kept sparse at any size above 2 and whatever LAPACK would take."""
+    monkeypatch.setattr(absorb, "SMALL_TAIL", 2)
     monkeypatch.setattr(absorb, "FILLED", 2.0)
+    monkeypatch.setattr(tails, "PER_FLOP", 1.0)
+
+
+@pytest.fixture(params=["dense", "sparse"])
+def tail(request):
+    """Both kinds of tail at any size."""
+    if request.param == "sparse":
+        request.getfixturevalue("sparse_tails")
     return request.param
 
 
@@ -136,10 +144,8 @@ def test_the_largest_block_diagonal_term_is_absorbed():
     assert (m := Absorb(lower_pattern(A), blocks).meetings).lo == 10 and m.hi == 70
 
 
-def test_nested_families_are_absorbed_level_by_level(monkeypatch):
-    monkeypatch.setattr(absorb, "SMALL_TAIL", 2)
+def test_nested_families_are_absorbed_level_by_level(sparse_tails):
     blocks, A = CASES["nested"]
-    monkeypatch.setattr(absorb, "FILLED", 2.0)
     engine = Absorb(lower_pattern(A), blocks)
     inner = engine.tail.engine
     assert isinstance(inner, Absorb) and inner.pattern.q == 15
@@ -151,12 +157,20 @@ def test_nested_families_are_absorbed_level_by_level(monkeypatch):
     )
 
 
-def test_what_cannot_be_absorbed_again_goes_to_cholmod(monkeypatch):
-    monkeypatch.setattr(absorb, "SMALL_TAIL", 2)
-    monkeypatch.setattr(absorb, "FILLED", 2.0)
+def test_what_cannot_be_absorbed_again_goes_to_cholmod(sparse_tails):
     blocks = ((40, 1), (60, 1))
     engine = Absorb(lower_pattern(meeting(blocks, (0,), 0.01)), blocks)
     assert isinstance(engine.tail.engine, Cholmod)
+
+
+def test_a_sparse_tail_that_takes_longer_is_not_kept(sparse_tails, monkeypatch):
+    blocks = ((40, 1), (60, 1))
+    pattern = lower_pattern(meeting(blocks, (0,), 0.01))
+    monkeypatch.setattr(tails, "PER_FLOP", 0.0)
+    monkeypatch.setattr(tails, "PER_ENTRY", 0.0)
+    assert isinstance(Absorb(pattern, blocks).tail, DenseTail)
+    monkeypatch.setattr(absorb, "available_memory", lambda: 12_000.0)  # a dense S and its inverse take 25,600
+    assert isinstance(Absorb(pattern, blocks).tail, SparseTail)
 
 
 @pytest.mark.parametrize("what", ["a chain", "part of a block", "parts of blocks meet"])

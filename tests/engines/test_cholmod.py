@@ -135,14 +135,15 @@ def test_a_missing_scikit_sparse_names_the_install_line(monkeypatch):
     monkeypatch.setattr(importlib, "import_module", import_module)
     data = PROBLEMS["one_factor"].data()
     with pytest.raises(EngineError) as caught:
-        slm.lmm("y ~ x + (1 | g)", data)
+        slm.lmm("y ~ x + (1 | g)", data, engine="cholmod")
     message = str(caught.value)
     assert message.startswith("scikit-sparse cannot be imported (No module named 'sksparse.cholmod')")
     assert "apt-get install libsuitesparse-dev" in message
     assert 'pip install "scikit-sparse==0.4.16"' in message
     assert 'pip install "scikit-sparse>=0.5"' in message
-    assert 'engine="dense"' in message
+    assert 'engine="absorb"' in message and 'engine="dense"' in message
     assert slm.lmm("y ~ x + (1 | g)", data, engine="dense").converged
+    assert slm.lmm("y ~ x + (1 | g)", data).engine == "absorb"
 
 
 def test_a_factor_that_does_not_fit_is_refused_with_figures(monkeypatch):

@@ -48,7 +48,7 @@ def henderson(y, X, Z, G, sigma, weights=None):
     return np.split(inverse @ W.T @ R_inv @ y, [X.shape[1]]), inverse
 
 
-@pytest.mark.parametrize("engine", ["cholmod", "dense"])
+@pytest.mark.parametrize("engine", ["absorb", "cholmod", "dense"])
 @pytest.mark.parametrize("reml", [True, False])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_all_held_is_hendersons_blue_and_blup(sleepstudy, engine, reml, weighted):

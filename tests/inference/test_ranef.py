@@ -58,7 +58,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("engine", ["cholmod", "dense"])
+@pytest.mark.parametrize("engine", ["absorb", "cholmod", "dense"])
 @pytest.mark.parametrize(("formula", "data", "options"), CASES)
 def test_effects_and_errors_are_those_of_a_textbook(formula, data, options, engine):
     fit = slm.lmm(formula, load_dataset(data), engine=engine, **options)

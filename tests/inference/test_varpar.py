@@ -160,7 +160,7 @@ def everything(fit):
     return fit.summary(), frames
 
 
-@pytest.mark.parametrize("engine", ["cholmod", "dense"])
+@pytest.mark.parametrize("engine", ["absorb", "cholmod", "dense"])
 @pytest.mark.parametrize("reml", [True, False])
 def test_a_variance_of_zero_is_a_legal_answer(engine, reml):
     """lme4's Dyestuff2: Bates et al. (2015), section 5.1; without the batches it is the mean of a normal sample."""
@@ -204,7 +204,7 @@ def test_three_effects_of_rank_two_are_a_legal_answer():
     assert fit.varpar_se.notna().all()
 
 
-@pytest.mark.parametrize("engine", ["cholmod", "dense"])
+@pytest.mark.parametrize("engine", ["absorb", "cholmod", "dense"])
 def test_covariances_are_those_of_the_average_information(engine):
     """All of the matrix, with correlations between sds, the correlation and sigma."""
     table = load_dataset("sleepstudy")

@@ -4,7 +4,7 @@ from time import perf_counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sparselmm.kernels import pedigree as kernels
@@ -62,6 +62,34 @@ def test_herds_with_many_parents_take_several_batches(sires):
     np.testing.assert_allclose(1 + F, np.diag(tabular(parents)), atol=EXACT)
     F, _ = kernels.inbreeding(np.ascontiguousarray(parents[:, ::-1]), generation, bounds)  # then by dams
     np.testing.assert_allclose(1 + F, np.diag(tabular(parents)), atol=EXACT)
+
+
+WAYS = {"table": (1e9, 1e9), "ancestors": (0, 1e9), "passes": (0, 0)}  # WIDEST_TABLE, MOST_ANCESTORS
+
+
+@pytest.mark.parametrize("way", WAYS)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(pedigrees())
+def test_every_way_to_inbreeding_is_the_tabular_one(monkeypatch, way, parents):
+    """Overlapping generations, unknown parents, selfing."""
+    for name, value in zip(("WIDEST_TABLE", "MOST_ANCESTORS"), WAYS[way], strict=True):
+        monkeypatch.setattr(kernels, name, value)
+    parents, generation, bounds = sorted_by_generation(parents)
+    F, d = kernels.inbreeding(parents, generation, bounds)
+    A = tabular(parents)
+    np.testing.assert_allclose(1 + F, np.diag(A), atol=EXACT)
+    assert np.log(d).sum() == pytest.approx(np.linalg.slogdet(A)[1], abs=INVERSE)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("sires", [0.05, 1.0])
+def test_every_way_finds_the_inbreeding_of_herds(monkeypatch, way, sires):
+    for name, value in zip(("WIDEST_TABLE", "MOST_ANCESTORS"), WAYS[way], strict=True):
+        monkeypatch.setattr(kernels, name, value)
+    parents, generation, bounds = sorted_by_generation(herd(np.random.default_rng(2), 600, 6, sires))
+    for order in (parents, np.ascontiguousarray(parents[:, ::-1])):
+        F, _ = kernels.inbreeding(order, generation, bounds)
+        np.testing.assert_allclose(1 + F, np.diag(tabular(parents)), atol=EXACT)
 
 
 def test_selfing_halves_what_is_left():

@@ -3,15 +3,15 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 
 from sparselmm import DataError, EngineError, ModelError, RandomTerm
 from sparselmm.dense import DenseLikelihood
+from sparselmm.formula import build_spec
 from sparselmm.likelihood import Likelihood
-from sparselmm.structures.base import Residual
-from sparselmm.structures.residual_serial import AR1Residual, OUResidual
-from sparselmm.structures.residual_varident import ProductResidual, VarIdentResidual
+from sparselmm.structures import AR1Residual, OUResidual, ProductResidual, Residual, VarIdentResidual, check_residual
 from sparselmm.terms import ModelSpec
 from tests import naive
 
@@ -85,6 +85,67 @@ def differences(function, rho, step=1e-6):
 
 
 # --- the contract of Residual -----------------------------------------------------------------------------
+
+
+@every
+@pytest.mark.parametrize("seed", range(3))
+def test_conformance(residual, seed):
+    check_residual(residual, *points(residual), seed=seed)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["ar1(t | g)", "ou(t | g)", "car1(t | g)", "varident(f)", "ar1(t | g) * varident(f)", "ou(t) * varident(f)"],
+)
+def test_every_word_of_a_formula_conforms(words):
+    rng = np.random.default_rng(6)
+    data = pd.DataFrame({"y": rng.normal(size=24), "t": rng.permutation(24), "g": np.arange(24) % 3})
+    data["f"] = np.array(list("abc"))[np.arange(24) // 8]
+    check_residual(build_spec("y ~ 1", data, residual=words).residual)
+
+
+class _Changed:
+    """A residual with one member replaced."""
+
+    def __init__(self, residual, **members):
+        found = {name: getattr(residual, name) for name in dir(residual) if not name.startswith("_")}
+        self.__dict__.update(found | members)
+
+
+AR = AR1Residual([0, 1, 2, 4, 0, 1, 3], [0, 0, 0, 0, 1, 1, 1])
+BROKEN = {
+    "logdet is not log": {"logdet": lambda rho: AR.logdet(rho) + 1e-3},
+    "logdet_gradient is not the derivative": {"logdet_gradient": lambda rho: -AR.logdet_gradient(rho)},
+    "gradient is not that of values": {"gradient": lambda rho: tuple(0 * part for part in AR.gradient(rho))},
+    "covariance_gradient is not the derivative": {"covariance_gradient": lambda rho: 2 * AR.covariance_gradient(rho)},
+    "covariance is not symmetric": {"covariance": lambda rho: AR.covariance(rho) + np.triu(np.ones((7, 7)), 1)},
+    "covariance has shape": {"covariance": lambda rho: AR.covariance(rho)[:-1]},
+    "inverse of covariance": {"covariance": lambda rho: 2 * AR.covariance(rho)},
+    "has the eigenvalue -": {"values": lambda rho: tuple(-part for part in AR.values(rho))},
+    "classes, not": {"values": lambda rho: (AR.values(rho)[0][:-1], AR.values(rho)[1])},
+    "times is not R V": {"times": lambda rho, V: V},
+    "times changes its argument": {"times": lambda rho, V: (AR.times(rho, V), V.fill(0))[0]},
+    "square roots of the diagonal": {"scales": lambda rho: 2 * AR.scales(rho)},
+    "is another rho": {"from_natural": lambda natural: AR.from_natural(natural) + 0.1},
+    "start is not inside the bounds": {"bounds": lambda: (np.array([1.0]), np.array([2.0]))},
+    "is not the bound": {"bounds": lambda: (np.array([-30.0]), np.array([30.0]))},
+    "names gives 2 names for 1": {"names": lambda: ("a", "b")},
+    "later has a row twice": {"later": np.append(AR.later[1:], AR.later[-1])},
+    "rows outside": {"earlier": AR.earlier + 5},
+    "link classes": {"link_class": AR.link_class[1:]},
+    "row_class has 6 entries": {"row_class": AR.row_class[1:]},
+}
+
+
+@pytest.mark.parametrize("message", BROKEN)
+def test_a_broken_residual_is_caught(message):
+    with pytest.raises(ModelError, match=f"_Changed.*{message}"):
+        check_residual(_Changed(AR, **BROKEN[message]))
+
+
+def test_what_is_no_residual_is_caught():
+    with pytest.raises(ModelError, match="int: it lacks a member of the protocol Residual"):
+        check_residual(3)
 
 
 @every

@@ -1,0 +1,85 @@
+"""The reference grid: every combination of the levels of factors, with covariates at their means."""
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from .._errors import ModelError
+from .._typing import FloatArray
+from ..formula.coding import Coding, read_coding
+from ..formula.names import suggest
+
+if TYPE_CHECKING:
+    from ..results import Fit
+
+MOST_NUMBERS = 5e7  # rows of the grid times columns of X: 400 MB
+
+
+def reference_grid(fit: "Fit", at: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Column of the table -> its values in the grid.
+
+    Levels of factors, means of covariates, or what `at` says. Errors: ModelError for a name in `at` that the fixed
+    part does not read, or a covariate that it reads only through a function, whose own mean is not known.
+    """
+    encoding = fit.spec.encoding
+    if encoding is None:
+        raise ModelError("a model from arrays has no factors: test weights of its coefficients with fit.test(L)")
+    columns = encoding.fixed_design.columns
+    for name in at:
+        if name not in columns:
+            raise ModelError(f"at: '{name}' is not in the fixed part{suggest(str(name), columns)}")
+    coding = read_coding(encoding.fixed_design)
+    return {c: _listed(at[c]) if c in at else _values(fit, coding, c) for c in columns}
+
+
+def _listed(value: Any) -> list[Any]:
+    scalar = isinstance(value, str) or not isinstance(value, (Sequence, np.ndarray, pd.Index, pd.Series))
+    return [value] if scalar else list(value)
+
+
+def _values(fit: "Fit", coding: Coding, column: str) -> list[Any]:
+    categories = fit.spec.encoding.categories[column]
+    if categories is not None:
+        return list(categories)
+    levels = _coded_levels(fit, column)
+    return [_mean(fit, coding, column)] if levels is None else levels
+
+
+def _coded_levels(fit: "Fit", column: str) -> list[Any] | None:
+    """Levels of a column that the formula makes a factor: `C(x)`, `factor(x)`, true/false."""
+    pattern = re.compile(rf"(?:(?:C|factor)\(\s*)?`?{re.escape(column)}`?\s*(?:,.*|\))?")
+    for expr, state in fit.spec.encoding.fixed_design.spec.encoder_state.items():
+        if "contrasts" in state[1] and pattern.fullmatch(expr):
+            return list(state[1]["contrasts"].levels)
+    return None
+
+
+def _mean(fit: "Fit", coding: Coding, column: str) -> float:
+    """Of the rows used: any term that has the column as its only covariate holds it, summed over the levels."""
+    for term in coding.terms:
+        if term.numeric == {column}:
+            return float(np.mean(fit.spec.X @ coding.indicators[:, term.indicators].sum(axis=1)))
+    raise ModelError(
+        f"the formula reads '{column}' only through a function, and its mean is not kept: give at={{'{column}': value}}"
+    )
+
+
+def average(fit: "Fit", values: Mapping[str, Sequence[Any]], shown: Sequence[str]) -> tuple[pd.DataFrame, FloatArray]:
+    """Combinations of the columns `shown` (the first changes fastest) and the mean row of X of each, equal weights."""
+    p, rest = len(fit.spec.fixed_names), [name for name in values if name not in shown]
+    rows = int(np.prod([len(v) for v in values.values()], dtype=np.float64))
+    if rows * p > MOST_NUMBERS:
+        sizes = ", ".join(f"{name} {len(v)}" for name, v in values.items() if len(v) > 1)
+        raise ModelError(f"the reference grid has {rows:,} rows ({sizes}): fix some columns with at=")
+    outer = list(product(*(values[name] for name in reversed(shown))))
+    inner = list(product(*(values[name] for name in rest)))
+    levels = pd.DataFrame([row[::-1] for row in outer], columns=list(shown))
+    grid = levels.loc[levels.index.repeat(len(inner))].reset_index(drop=True)
+    for j, name in enumerate(rest):
+        grid[name] = [row[j] for row in inner] * len(outer)
+    X = fit.spec.encoding.fixed(grid[list(values)])
+    return levels, X.reshape(len(outer), len(inner), p).mean(axis=1)

@@ -1,0 +1,194 @@
+"""A fit in a JSON file, without the data: estimates, names, and the encoding of new rows. Nothing runs on load."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from .._errors import DataError, ModelError
+from .._typing import FloatArray
+from ..formula.encode import Encoding
+from ..formula.portable import plain, read, read_encoding, write_encoding
+
+if TYPE_CHECKING:
+    from ..results import Fit
+
+FORMAT, VERSION = "sparselmm fit", 1
+FACTS = (
+    "reml", "nobs", "sigma", "deviance", "loglik", "aic", "bic", "n_params", "converged", "is_singular",
+    "gradient_norm", "n_iter", "method", "engine",
+)  # fmt: skip
+TABLES = ("fixef", "fixef_se", "vcov", "varpar", "varpar_se", "varcorr", "theta")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SavedTerm:
+    """A random term: its text, its group's name, and its BLUPs (m, r)."""
+
+    text: str
+    name: str
+    b: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SavedFit:
+    """What `load` gives: a fit without its data. Its tables and facts have the names that they have in `Fit`.
+
+    facts: numbers of the fit by name. tables: Series and DataFrames by name. effects: group -> BLUPs.
+    encoding: None where the model came from arrays. versions: of what wrote the file.
+    """
+
+    formula: str
+    response: str
+    facts: Mapping[str, Any]
+    tables: Mapping[str, Any]
+    terms: tuple[SavedTerm, ...]
+    effects: Mapping[str, pd.DataFrame]
+    text: str
+    versions: Mapping[str, str]
+    encoding: Encoding | None
+
+    def __getattr__(self, name: str) -> Any:
+        """A table (a copy) or a number by the name that it has in `Fit`."""
+        if name in FACTS:
+            return self.facts[name]
+        if name in TABLES:
+            return self.tables[name].copy()
+        raise AttributeError(f"a saved fit has no '{name}': the data are not in it; it has {', '.join(FACTS + TABLES)}")
+
+    def ranef(self) -> dict[str, pd.DataFrame]:
+        """BLUPs of the random effects: group -> DataFrame, levels by effects."""
+        return {group: frame.copy() for group, frame in self.effects.items()}
+
+    def summary(self) -> str:
+        """The text of `Fit.summary`."""
+        return self.text
+
+    def predict(self, newdata: Any, *, re: bool = True, new_levels: str = "population") -> FloatArray:
+        """Predicted means of new rows, (n,), as `Fit.predict` gives them."""
+        if new_levels not in ("population", "error"):
+            raise ModelError(f"new_levels={new_levels!r}: one of 'population', 'error'")
+        if self.encoding is None:
+            raise ModelError("a model from arrays cannot encode new rows: multiply your new X and Z with the estimates")
+        mean = self.encoding.fixed(newdata) @ np.nan_to_num(self.fixef.to_numpy()) + self.encoding.offset(newdata)
+        if re:
+            for term, (codes, columns) in zip(self.terms, self.encoding.random(newdata), strict=True):
+                mean = mean + _effects_of(term, np.asarray(codes), columns, new_levels)
+        return mean
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"<saved sparselmm fit: {self.formula or 'from arrays'}; deviance {self.facts['deviance']:.4f}>"
+
+
+def _effects_of(term: SavedTerm, codes: Any, columns: FloatArray | None, new_levels: str) -> FloatArray:
+    """Z b of new rows, (n,): zero for an unknown level; codes (n,) or one a effect (n, r)."""
+    codes = codes[:, None] if codes.ndim == 1 else codes
+    unknown = int((codes < 0).any(axis=1).sum())
+    if unknown and new_levels == "error":
+        raise DataError(
+            f"{term.text}: {unknown} of {len(codes)} rows have a level of '{term.name}' that was not in the data "
+            "of the fit; new_levels='population' predicts them without this term"
+        )
+    values = term.b[codes, np.arange(term.b.shape[1])]
+    values = values if columns is None else values * columns
+    return np.asarray(np.where(codes < 0, 0.0, values).sum(axis=1))
+
+
+def save(fit: "Fit", path: Any) -> None:
+    """Write `fit` to a JSON file. Errors: ModelError for a transformation whose state has no plain form."""
+    from .. import __version__
+
+    terms = [{"text": t.describe(), "name": t.name, "b": plain(b)} for t, b in _terms(fit)]
+    body = {
+        "formula": fit.spec.formula,
+        "response": fit.spec.response,
+        "facts": {name: plain(getattr(fit, name)) for name in FACTS},
+        "tables": {name: _write_table(getattr(fit, name)) for name in TABLES},
+        "terms": terms,
+        "effects": [[group, _write_table(frame)] for group, frame in fit.ranef().items()],
+        "text": fit.summary(),
+        "versions": {"sparselmm": __version__, "numpy": np.__version__, "pandas": pd.__version__},
+        "encoding": None if fit.spec.encoding is None else write_encoding(fit.spec.encoding),
+    }
+    text = json.dumps(body, allow_nan=False)
+    head = json.dumps({"format": FORMAT, "version": VERSION, "sha256": _digest(text)})
+    Path(path).write_text(f'{head[:-1]}, "fit": {text}}}\n', encoding="utf-8")
+
+
+def _terms(fit: "Fit") -> Any:
+    return zip(fit.spec.terms, fit.estimate.evaluation.b, strict=True)
+
+
+def load(path: Any, context: Mapping[str, Any] | None = None) -> SavedFit:
+    """The fit that `Fit.save` wrote. context: functions of your own that the formula uses, as in the fit.
+
+    A file holds text and numbers. Expressions of its formula are evaluated when `predict` encodes rows, and may call
+    no more than formulas know. Errors: DataError for a file of another kind, of a newer format, or damaged.
+    """
+    body = _body(Path(path))
+    try:
+        return SavedFit(
+            formula=body["formula"],
+            response=body["response"],
+            facts={name: read(body["facts"][name]) for name in FACTS},
+            tables={name: _read_table(body["tables"][name]) for name in TABLES},
+            terms=tuple(SavedTerm(t["text"], t["name"], read(t["b"])) for t in body["terms"]),
+            effects={group: _read_table(table) for group, table in body["effects"]},
+            text=body["text"],
+            versions=body["versions"],
+            encoding=None if body["encoding"] is None else read_encoding(body["encoding"], context),
+        )
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise DataError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _body(path: Path) -> dict[str, Any]:
+    """What is below the head, after its checks."""
+    if not path.exists():
+        raise DataError(f"there is no file {path}")
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path} is no file of a fit, or is cut off: {error}") from error
+    if not isinstance(given, dict) or given.get("format") != FORMAT:
+        raise DataError(f"{path} is no file of a fit; Fit.save writes them")
+    if not isinstance(given.get("version"), int) or given["version"] > VERSION:
+        raise DataError(
+            f"{path} has version {given.get('version')!r} of the format, and this sparselmm reads up to {VERSION}: "
+            "install a newer one"
+        )
+    if _digest(json.dumps(given.get("fit"))) != given.get("sha256"):
+        raise DataError(f"{path} is damaged: its checksum is not that of its contents")
+    return dict(given["fit"])
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _write_table(table: pd.Series | pd.DataFrame) -> Any:
+    """Index and columns with their values; a Series has the columns None."""
+    if isinstance(table, pd.Series):
+        return {"index": plain(table.index), "columns": None, "values": plain(table.to_numpy(float))}
+    values = [plain([None if v is None else v for v in table[c].tolist()]) for c in table]
+    return {"index": plain(table.index), "columns": [str(c) for c in table], "values": values}
+
+
+def _read_table(given: Any) -> pd.Series | pd.DataFrame:
+    index = read(given["index"])
+    if given["columns"] is None:
+        return pd.Series(read(given["values"]), index=index)
+    columns = zip(given["columns"], given["values"], strict=True)
+    return pd.DataFrame({name: pd.Series(read(values), index=index, dtype=_kind(values)) for name, values in columns})
+
+
+def _kind(values: list[Any]) -> Any:
+    return object if any(v is None or isinstance(v, str) for v in values) else float

@@ -1,0 +1,98 @@
+"""The knob for threads: what it says, what it refuses, how work is cut."""
+
+import os
+import threading
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+import sparselmm as slm
+from sparselmm._errors import EngineError
+from sparselmm.engines.threads import MANY_FLOPS, MOST_PIECES, VARIABLE, blas_threads, get_threads, parallel, pieces
+
+
+@pytest.fixture(autouse=True)
+def untouched(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    slm.set_threads(None)
+    yield
+    slm.set_threads(None)
+
+
+def blas():
+    """Threads of each BLAS library in the process."""
+    return {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+
+
+def test_every_core_unless_said_otherwise(monkeypatch):
+    if hasattr(os, "sched_getaffinity"):
+        assert get_threads() == len(os.sched_getaffinity(0))
+    monkeypatch.setenv(VARIABLE, "3")
+    assert get_threads() == 3
+    slm.set_threads(5)
+    assert get_threads() == 5
+    slm.set_threads(None)
+    assert get_threads() == 3
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, "2", True])
+def test_what_is_no_number_of_threads(n):
+    with pytest.raises(EngineError, match="set_threads needs a whole number of at least 1, or None, not"):
+        slm.set_threads(n)
+
+
+@pytest.mark.parametrize("text", ["0", "two", "-1"])
+def test_what_the_environment_cannot_say(monkeypatch, text):
+    monkeypatch.setenv(VARIABLE, text)
+    with pytest.raises(EngineError, match=f"{VARIABLE} must be a whole number of at least 1, it is '{text}'"):
+        get_threads()
+
+
+def test_blas_follows():
+    before = blas()
+    with blas_threads(1.0):
+        assert blas() == {1}
+    with blas_threads(MANY_FLOPS):
+        assert blas() == before
+    slm.set_threads(1)
+    with blas_threads(MANY_FLOPS):
+        assert blas() == {1}
+    assert blas() == before
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_each_piece_once_and_in_order(n):
+    slm.set_threads(n)
+    found = parallel(lambda begin, end, add: list(range(begin + add, end + add)), np.array([0, 2, 5, 9]), 1)
+    assert sum(found, []) == list(range(1, 10)) and len(found) == (1 if n == 1 else 3)
+
+
+def test_pieces_run_at_the_same_time():
+    """Each waits for the other, so one after the other would not end."""
+    slm.set_threads(2)
+    barrier = threading.Barrier(2, timeout=30)
+    assert sorted(parallel(lambda begin, end: barrier.wait(), np.array([0, 1, 2]))) == [0, 1]
+
+
+def test_an_error_in_a_piece_is_seen():
+    slm.set_threads(2)
+
+    def fails(begin, end):
+        raise EngineError(f"piece {begin}")
+
+    with pytest.raises(EngineError, match="piece 0"):
+        parallel(fails, np.array([0, 1, 2]))
+
+
+def test_pieces_have_about_the_same_work():
+    """Within the work of one item of the mean, whatever the number of threads."""
+    items = np.random.default_rng(1).integers(0, 100, 5000)
+    work = np.concatenate([[0], np.cumsum(items)])
+    bounds = pieces(work, 10_000)
+    assert bounds[0] == 0 and bounds[-1] == 5000 and (np.diff(bounds) > 0).all()
+    assert len(bounds) - 1 == work[-1] // 10_000
+    assert np.abs(np.diff(work[bounds]) - work[-1] / (len(bounds) - 1)).max() <= 2 * items.max()
+    assert len(pieces(work, 1.0)) - 1 == MOST_PIECES
+    np.testing.assert_array_equal(pieces(work, 1e9), [0, 5000])
+    np.testing.assert_array_equal(pieces(np.array([0]), 1.0), [0])

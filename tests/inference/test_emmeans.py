@@ -1,0 +1,162 @@
+"""Estimated marginal means against R's emmeans (tests/golden/make_inference.R) and means worked out by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+import sparselmm as slm
+from sparselmm.datasets import load_dataset
+from tests import golden
+from tests.inference.test_tests import MODELS, obk
+
+RTOL = 1e-5  # estimates of two searches, and degrees of freedom by two numerical derivatives
+P_ATOL = 1e-9  # R's ptukey and SciPy's integrate the studentised range to about this
+EXACT = 1e-10
+CASES = golden.inference()["means"]
+
+
+def means_of(case):
+    fit = slm.lmm(case["formula"], obk(case["dropped"]), weights=case.get("weights"))
+    left, _, by = case["specs"].removeprefix("~ ").partition(" | ")
+    ddf = "wald" if case["ddf"] == "asymptotic" else case["ddf"]
+    return fit.emmeans(left.split(" * "), by or None, at=case.get("at"), ddf=ddf, level=case["level"])
+
+
+@pytest.fixture(scope="module", params=range(len(CASES)), ids=[f"{c['specs']} {c['ddf']}" for c in CASES])
+def case(request):
+    return CASES[request.param], means_of(CASES[request.param])
+
+
+def test_means_are_those_of_r(case):
+    ref, means = case
+    table = means.table
+    levels = [[str(row[name]) for name in means.levels] for row in ref["rows"]]
+    assert table[list(means.levels)].astype(str).to_numpy().tolist() == levels
+    for column in ("emmean", "std_error", "lower", "upper"):
+        np.testing.assert_allclose(table[column], [row[column] for row in ref["rows"]], rtol=RTOL)
+    expected = [np.inf if row["df"] is None else row["df"] for row in ref["rows"]]
+    np.testing.assert_allclose(table.df, expected, rtol=RTOL)
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_comparisons_are_those_of_r(case, which):
+    ref, means = case
+    adjust, rows = ref["pairs"][which]["adjust"], ref["pairs"][which]["rows"]
+    table = means.pairs(adjust)
+    assert list(table.contrast) == [row["contrast"] for row in rows]
+    for name in means.by:
+        assert [str(x) for x in table[name]] == [str(row[name]) for row in rows]
+    for column in ("estimate", "std_error"):
+        np.testing.assert_allclose(table[column], [row[column] for row in rows], rtol=RTOL)
+    statistic = "z" if ref["ddf"] == "asymptotic" else "t"
+    np.testing.assert_allclose(table[statistic], [row["t"] for row in rows], rtol=RTOL)
+    np.testing.assert_allclose(table.p_value, [row["p_value"] for row in rows], rtol=RTOL, atol=P_ATOL)
+
+
+def test_means_of_a_balanced_table_are_its_means():
+    """Machines: six workers, three machines, three replicates each."""
+    table = load_dataset("Machines")
+    means = slm.lmm("score ~ Machine + (1 | Worker)", table).emmeans("Machine")
+    np.testing.assert_allclose(means.table.emmean, table.groupby("Machine", observed=True).score.mean(), rtol=EXACT)
+    assert str(means) == means.table.to_string(index=False)
+
+
+def test_a_combination_is_a_contrast_of_the_means():
+    means = slm.lmm("score ~ Machine + (1 | Worker)", load_dataset("Machines")).emmeans("Machine")
+    out = means.contrast({"A against the others": [1, -0.5, -0.5], "B against C": [0, 1, -1]})
+    first, b, c = means.table.emmean
+    np.testing.assert_allclose(out.estimate, [first - (b + c) / 2, b - c], rtol=EXACT)
+    assert list(out.contrast) == ["A against the others", "B against C"]
+    np.testing.assert_allclose(out.iloc[1, 1:], means.pairs("none").iloc[2, 1:].astype(float), rtol=EXACT)
+
+
+def test_adjustments_by_hand():
+    """Holm's steps for three p values; Tukey of two means is no adjustment."""
+    means = slm.lmm("score ~ Machine + (1 | Worker)", load_dataset("Machines").iloc[:40]).emmeans("Machine")
+    plain, holm, bonferroni = (means.pairs(a).p_value.to_numpy() for a in ("none", "holm", "bonferroni"))
+    order = np.argsort(plain)
+    steps = np.maximum.accumulate(np.array([3, 2, 1]) * plain[order])
+    np.testing.assert_allclose(holm[order], np.minimum(1, steps), rtol=EXACT)
+    np.testing.assert_allclose(bonferroni, np.minimum(1, 3 * plain), rtol=EXACT)
+    two = slm.lmm("Reaction ~ C(Days > 4) + (1 | Subject)", load_dataset("sleepstudy"))
+    out = two.emmeans("Days", at={"Days": [0, 9]})
+    np.testing.assert_array_equal(out.pairs("tukey").p_value, out.pairs("none").p_value)
+
+
+def test_covariates_in_functions_and_in_factors():
+    sleep = load_dataset("sleepstudy")
+    fit = slm.lmm("Reaction ~ poly(Days, 2) + (1 | Subject)", sleep)
+    with pytest.raises(slm.ModelError, match="reads 'Days' only through a function.*at={'Days': value}"):
+        fit.emmeans("Days")
+    means = fit.emmeans("Days", at={"Days": [0, 5, 9]})
+    expected = fit.predict(pd.DataFrame({"Days": [0.0, 5.0, 9.0], "Subject": "none"}), re=False)
+    np.testing.assert_allclose(means.table.emmean, expected, rtol=EXACT)
+    coded = slm.lmm("Reaction ~ C(Days) + (1 | Subject)", sleep).emmeans("Days").table
+    assert coded.Days.tolist() == list(range(10))
+    np.testing.assert_allclose(coded.emmean, sleep.groupby("Days").Reaction.mean(), rtol=EXACT)  # balanced
+    sloped = slm.lmm("score ~ Machine:x + (1 | Worker)", load_dataset("Machines").assign(x=np.arange(54.0) % 7))
+    at_mean = sloped.emmeans("Machine").table.emmean
+    x = (np.arange(54.0) % 7).mean()
+    np.testing.assert_allclose(at_mean, sloped.fixef.iloc[0] + sloped.fixef.iloc[1:].to_numpy() * x, rtol=EXACT)
+
+
+def test_true_and_false_are_levels():
+    sleep = load_dataset("sleepstudy").assign(late=lambda t: t.Days > 4)
+    table = slm.lmm("Reaction ~ C(late) + (1 | Subject)", sleep).emmeans("late").table
+    assert table.late.tolist() == [False, True]
+    np.testing.assert_allclose(table.emmean, sleep.groupby("late").Reaction.mean(), rtol=EXACT)
+
+
+def test_a_mean_that_the_data_do_not_determine_has_no_numbers():
+    """No woman has treatment A; emmeans prints nonEst for that mean, and numbers for the others."""
+    model = MODELS["empty cell"]
+    fit = slm.lmm(model["formula"], obk(model["dropped"]))
+    table = fit.emmeans(["treatment", "gender"]).table
+    missing = (table.treatment == "A") & (table.gender == "F")
+    assert table.emmean.isna().tolist() == missing.tolist()
+    assert fit.emmeans("treatment").table.emmean.isna().tolist() == [False, True, False]
+    pairs = fit.emmeans("treatment").pairs("holm").set_index("contrast")
+    assert pairs.estimate.isna().tolist() == [True, False, True] and pairs.loc["control - B", "p_value"] < 0.5
+    marginal = fit.emmeans("gender", by="treatment").pairs("none")
+    assert marginal.estimate.isna().tolist() == [False, True, False]
+
+
+def test_intervals_have_their_level():
+    means = slm.lmm("score ~ Machine + (1 | Worker)", load_dataset("Machines")).emmeans("Machine", level=0.8)
+    table = means.table
+    np.testing.assert_allclose((table.upper - table.emmean) / table.std_error, stats.t.ppf(0.9, table.df), rtol=EXACT)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (
+            lambda f: f.emmeans("Machin"),
+            "'Machin' is not in the fixed part, which reads Machine; did you mean 'Machine'",
+        ),
+        (lambda f: f.emmeans("Machine", by="Worker"), "'Worker' is not in the fixed part"),
+        (lambda f: f.emmeans("Machine", at={"x": 1}), "at: 'x' is not in the fixed part"),
+        (lambda f: f.emmeans("Machine").pairs("scheffe"), "adjust='scheffe': one of 'tukey', 'holm'"),
+        (lambda f: f.emmeans("Machine").contrast({"a": [1, -1, 0]}, "tukey"), "adjust='tukey': one of 'holm'"),
+        (lambda f: f.emmeans("Machine").contrast({"a": [1, -1]}), "contrast 'a': 3 weights, for A, B, C"),
+        (lambda f: f.emmeans("Machine", at={"Machine": ["Z"]}), "level 'Z' was not in the data"),
+    ],
+)
+def test_bad_requests(request_, message):
+    fit = slm.lmm("score ~ Machine + (1 | Worker)", load_dataset("Machines"))
+    with pytest.raises(slm.SparselmmError, match=message):
+        request_(fit)
+
+
+def test_models_without_a_formula_and_grids_without_end():
+    spec = slm.LinearMixedModel("score ~ Machine + (1 | Worker)", load_dataset("Machines")).spec
+    arrays = slm.LinearMixedModel.from_arrays(spec.y, spec.X, [slm.RandomTerm(spec.terms[0].Z)]).fit()
+    with pytest.raises(slm.ModelError, match="from arrays has no factors"):
+        arrays.emmeans("Machine")
+    rng = np.random.default_rng(1)
+    table = pd.DataFrame({f"f{j}": rng.integers(0, 9, 300).astype(str) for j in range(8)})
+    table = table.assign(y=rng.normal(size=300), g=rng.integers(0, 9, 300))
+    fit = slm.lmm(f"y ~ {' + '.join(f'f{j}' for j in range(8))} + (1 | g)", table)
+    with pytest.raises(slm.ModelError, match=r"the reference grid has 43,046,721 rows \(f0 9, f1 9"):
+        fit.emmeans("f0")

@@ -1,0 +1,95 @@
+"""Every start ends at one optimum: variance ratios from 1e-5 to 1e5, correlations from -0.9 to 0.99."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.optimize import minimize
+
+import sparselmm as slm
+from sparselmm.dense import DenseLikelihood
+
+SAME = 1e-8  # relative: one optimum from different starts
+DENSE = 1e-9  # relative: one criterion in two ways
+ROOTS = [3e-3, 0.1, 1.0, 10.0, 3e2]  # T, the root of a ratio: 1e-5 to 1e5
+FAMILIES, SIZE = 25, 5
+
+
+def kinship():
+    """Two unrelated parents and their children, a block a family."""
+    block = np.full((SIZE, SIZE), 0.5)
+    block[0, 1] = block[1, 0] = 0.0
+    np.fill_diagonal(block, 1.0)
+    return np.kron(np.eye(FAMILIES), block)
+
+
+@pytest.fixture(scope="module")
+def relatives():
+    """Family beside kinship, simulated without a family effect, two records a person."""
+    rng, K = np.random.default_rng(10), kinship()
+    n = FAMILIES * SIZE
+    person = np.repeat(np.arange(n), 2)
+    b = np.linalg.cholesky(K) @ rng.normal(size=n)
+    data = pd.DataFrame({"id": person, "family": person // SIZE, "x": rng.normal(size=2 * n)})
+    data["y"] = 1 + 0.5 * data.x + b[person] + rng.normal(size=2 * n)
+    context = {"K": slm.Known(K, kind="covariance")}
+    return slm.LinearMixedModel("y ~ x + (1 | family) + known(1 | id, K)", data, context=context)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["REML", "ML"])
+def best(request, relatives):
+    """The fit, and that its family variance is zero by the n x n criterion: no pair of ratios is lower."""
+    fit, dense = relatives.fit(reml=request.param), DenseLikelihood(relatives.spec)
+    assert dense(fit.theta.to_numpy(), reml=fit.reml).deviance == pytest.approx(fit.deviance, rel=DENSE)
+    criterion = lambda T: dense(np.abs(T), reml=fit.reml).deviance  # noqa: E731
+    for start in ([0.5, 0.5], [0.1, 1.5]):
+        found = minimize(criterion, start, method="Nelder-Mead", options={"xatol": 1e-4, "fatol": 1e-6, "maxiter": 60})
+        assert found.fun >= fit.deviance - 1e-6
+    return fit
+
+
+def test_family_variance_is_zero(best):
+    assert best.converged and best.is_singular
+    assert best.varpar["sd_Intercept|family"] == 0.0
+    assert best.varpar["sd_known(Intercept)|id"] > 0.5
+
+
+@pytest.mark.parametrize("roots", list(itertools.product(ROOTS, repeat=2)), ids=str)
+def test_family_beside_kinship_from_anywhere(relatives, best, roots):
+    fit = relatives.fit(reml=best.reml, start=np.array(roots))
+    assert fit.converged and fit.method == "newton"
+    assert fit.deviance == pytest.approx(best.deviance, rel=SAME)
+    assert fit.varpar["sd_Intercept|family"] == 0.0
+
+
+@pytest.fixture(scope="module")
+def crossed():
+    """AR(1) within 25 series of 12 times beside a crossed factor."""
+    rng, m, length = np.random.default_rng(8), 25, 12
+    g, t = np.repeat(np.arange(m), length), np.tile(np.arange(length), m)
+    u = np.empty((m, length))
+    u[:, 0] = rng.normal(size=m)
+    for i in range(1, length):
+        u[:, i] = 0.7 * u[:, i - 1] + np.sqrt(1 - 0.49) * rng.normal(size=m)
+    data = pd.DataFrame({"g": g, "t": t, "h": rng.integers(0, 10, len(g))})
+    data["y"] = u.ravel() + 0.5 * rng.normal(size=10)[data.h] + rng.normal(size=len(g))
+    model = slm.LinearMixedModel("y ~ 1 + (1 | h) + ar1(0 + t | g)", data)
+    return model, model.fit()
+
+
+@pytest.mark.parametrize("roots", list(itertools.product([0.01, 1.0, 100.0], repeat=2)), ids=str)
+@pytest.mark.parametrize("rho", [-0.9, 0.0, 0.6, 0.99])
+def test_ar1_beside_crossed_from_anywhere(crossed, roots, rho):
+    model, best = crossed
+    fit = model.fit(start=np.array([*roots, np.arctanh(rho)]))
+    assert fit.converged
+    assert fit.deviance == pytest.approx(best.deviance, rel=SAME)
+
+
+def test_a_start_far_beyond_the_range():
+    """A variance ratio of 1e10, from which Newton's method alone would take its 50 iterations."""
+    model = slm.LinearMixedModel("Reaction ~ Days + (1 | Subject)", slm.load_dataset("sleepstudy"))
+    fit, far = model.fit(), model.fit(start=np.array([1e5]))
+    assert far.converged and far.n_iter <= 15
+    assert far.deviance == pytest.approx(fit.deviance, rel=SAME)
