@@ -97,6 +97,7 @@ class Likelihood:
         )  # fmt: skip
         self.engine_name, self.engine_reason, self.flops = self.engine.name, self.engine.reason, self.engine.flops
         self.n_evaluations = 0
+        self._delicate = any(isinstance(Q, Scaled) for Q in self.parameters.precisions)
         self._precision_engines: dict[int, tuple[Engine, IntArray]] = {}
         self.coefficients = Coefficients(self.equations)
         self._marginal: Marginal | None = None if spec.S is None else Marginal(self.equations, engine)

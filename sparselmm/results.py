@@ -59,9 +59,7 @@ class Fit:
 
         return coef_table(self, ddf)
 
-    def test(
-        self, L: Any, rhs: Any = 0.0, *, joint: bool = True, ddf: Any = None, level: float = 0.95
-    ) -> pd.DataFrame:
+    def test(self, L: Any, rhs: Any = 0.0, *, joint: bool = True, ddf: Any = None, level: float = 0.95) -> pd.DataFrame:
         """Test L beta = rhs: one F test of all rows, or with joint=False a t test and an interval for each.
 
         L: weights as an array (p,) or (c, p), a mapping coefficient -> weight, or a DataFrame with a column a

@@ -113,5 +113,5 @@ def test_equal_knots_are_refused(walk):
 
 
 def test_knots_that_are_too_close_are_refused():
-    with pytest.raises(DataError, match="1e-08 apart where they span 10.*Round the times first: 2 decimals"):
+    with pytest.raises(DataError, match="1e-08 apart where they span 10.*Round the times: 2 decimals"):
         RW2([0.0, 1.0, 1.0 + 1e-8, 10.0], [4])
