@@ -46,9 +46,11 @@ class Assembly(_Shapes):
 class Evaluation(_Shapes):
     """The criterion, and the criterion with its derivatives, at changing theta."""
 
+    engine = "auto"
+
     def setup(self, shape):
         warm_up(shape)
-        likelihood = model(shape).likelihood
+        likelihood = Likelihood(model(shape).spec, self.engine)
         ones = np.linalg.solve(likelihood.scaling(), np.ones(likelihood.parameters.count))
         self.likelihood: Likelihood = likelihood
         self.thetas = cycle([1.1 * ones, ones])
@@ -69,6 +71,12 @@ class Evaluation(_Shapes):
 
     def time_selected_inverse(self, shape):
         self.likelihood.equations.level_blocks(self.likelihood.engine.selected_inverse)
+
+
+class EvaluationCholmod(Evaluation):
+    """The same with CHOLMOD on the whole of M, whatever the forecast says."""
+
+    engine = "cholmod"
 
 
 class Fit(_Shapes):

@@ -53,12 +53,19 @@ class _Factor04:
 
     def __init__(self, module: Any, A: sp.csc_matrix, ordering: str):
         self._error = module.CholmodNotPositiveDefiniteError
-        self._factor = module.analyze(A, mode="auto", ordering_method=ordering)
+        self._long: sp.csc_matrix | None = None
+        try:
+            self._factor = module.analyze(A, mode="auto", ordering_method=ordering)
+        except module.CholmodTooLargeError:  # L has 2^31 entries or more: indices of 64 bits
+            self._long = _with_long_indices(A)
+            self._factor = module.analyze(self._long, mode="auto", ordering_method=ordering, use_long=True)
         self.perm = self._factor.P().astype(np.int64)
 
     def factorize(self, A: sp.csc_matrix) -> None:
+        if self._long is not None:
+            self._long.data = A.data
         try:
-            self._factor.cholesky_inplace(A)
+            self._factor.cholesky_inplace(A if self._long is None else self._long)
         except self._error as error:
             raise EngineError(NOT_POSITIVE) from error
         if not np.isfinite(self.logdet()):  # a simplicial LDL' goes on with negative pivots
@@ -76,6 +83,13 @@ class _Factor04:
 
     def columns(self) -> tuple[Columns, FloatArray]:
         return supernodal_view(self._factor) or csc_columns(self.lower())
+
+
+def _with_long_indices(A: sp.csc_matrix) -> sp.csc_matrix:
+    """A copy; SciPy's constructor would shorten the indices again."""
+    out = A.copy()
+    out.indices, out.indptr = out.indices.astype(np.int64), out.indptr.astype(np.int64)
+    return out
 
 
 class _Factor05:

@@ -4,7 +4,6 @@ With f(u) = min over the rest of -2l, the envelope theorem gives f'(u) as the pa
 one solve gives value and slope of zeta = +-sqrt(f(u) - min f).
 """
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -15,12 +14,11 @@ from .._errors import EngineError, ModelError
 from .._typing import FloatArray
 from ..charts import SIGMA, Chart, make_chart
 from ..dense import DenseLikelihood
-from ..engines.shared import SharedEngine
 from ..equations import cross_products
 from ..fitting import Estimate, estimate
 from ..likelihood import Likelihood
 from ..optimize import Options, minimise
-from .refit import Responses
+from .refit import Responses, of_same_pattern
 
 AnyLikelihood = Likelihood | DenseLikelihood
 SEARCH = Options(tolerance=1e-4, fallback=False)  # in standard errors: the deviance is then right to 1e-8
@@ -240,15 +238,7 @@ def _without(likelihood: AnyLikelihood, j: int) -> AnyLikelihood:
     spec = replace(spec, X=spec.X[:, rest], fixed_names=tuple(spec.fixed_names[k] for k in rest), encoding=None)
     if isinstance(likelihood, DenseLikelihood):
         return DenseLikelihood(spec)
-    shared = SharedEngine.of(likelihood.engine)
-    if shared is not likelihood.engine:
-        likelihood.engine, likelihood._held = shared, None
-    out = copy.copy(likelihood)
-    out.spec, out.products, out.engine = spec, cross_products(spec), shared.another()
-    out.equations = copy.copy(likelihood.equations)
-    out.equations.products = out.products
-    out._solved, out._derived, out._held = None, None, None
-    return out
+    return of_same_pattern(likelihood, spec, cross_products(spec))
 
 
 def unit_of(likelihood: AnyLikelihood, held: Mapping[str, float]) -> float:

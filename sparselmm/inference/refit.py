@@ -59,6 +59,20 @@ def response(y: Any, n: int) -> FloatArray:
     return out
 
 
+def of_same_pattern(likelihood: Likelihood, spec: ModelSpec, products: CrossProducts) -> Likelihood:
+    """A likelihood of other numbers on the pattern of `likelihood`; from now on both share the engine."""
+    shared = SharedEngine.of(likelihood.engine)
+    if shared is not likelihood.engine:
+        likelihood.engine, likelihood._held = shared, None
+    out = copy.copy(likelihood)
+    out.spec, out.products, out.engine = spec, products, shared.another()
+    out.equations = copy.copy(likelihood.equations)
+    out.equations.products = products
+    out.coefficients = Coefficients(out.equations)
+    out.n_evaluations, out._solved, out._derived, out._held = 0, None, None, None
+    return out
+
+
 class Responses:
     """Likelihoods of one design for response after response. They share an engine: use them in turn.
 
@@ -68,13 +82,7 @@ class Responses:
     def __init__(self, likelihood: Likelihood | DenseLikelihood):
         self._model = likelihood
         if isinstance(likelihood, Likelihood):
-            self._share_engine(likelihood)
             self._read(likelihood.spec, likelihood.products)
-
-    def _share_engine(self, likelihood: Likelihood) -> None:
-        self._engine = SharedEngine.of(likelihood.engine)
-        if self._engine is not likelihood.engine:
-            likelihood.engine, likelihood._held = self._engine, None
 
     def _read(self, spec: ModelSpec, products: CrossProducts) -> None:
         self._weights = np.ones(spec.n) if spec.weights is None else spec.weights
@@ -88,13 +96,7 @@ class Responses:
         spec = replace(model.spec, y=y, offset=model.spec.offset if offset is None else offset)
         if isinstance(model, DenseLikelihood):
             return DenseLikelihood(spec)
-        out = copy.copy(model)
-        out.spec, out.products, out.engine = spec, self.products(model.products, spec), self._engine.another()
-        out.equations = copy.copy(model.equations)
-        out.equations.products = out.products
-        out.coefficients = Coefficients(out.equations)
-        out.n_evaluations, out._solved, out._derived, out._held = 0, None, None, None
-        return out
+        return of_same_pattern(model, spec, self.products(model.products, spec))
 
     def products(self, products: CrossProducts, spec: ModelSpec) -> CrossProducts:
         """`products` with the response of `spec` in place of theirs: Z'Wy, [X y]'Wy and the coefficients taken off."""

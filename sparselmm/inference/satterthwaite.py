@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..results import Fit
 
 STEP = 1e-4  # in coordinates of order one: the error of a central difference and its rounding are both near 1e-8
+WIDE_STEP = 3e-3  # beside a correlation of 1 - 1e-8 the score is only known to 1e-6: 1e-4 gave 3e-3 in the degrees
 FLAT = 1e-7  # eigenvalues of the information, scaled to a unit diagonal, below this: parameters without meaning
 SAME = 1e-8  # degrees of freedom that differ by less are equal (lmerTest)
 
@@ -78,6 +79,10 @@ def _inside(fit: "Fit", k: int) -> BoolArray:
     return out
 
 
+def _step(fit: "Fit") -> float:
+    return STEP if _inside(fit, fit.estimate.chart.size).all() else WIDE_STEP
+
+
 def n_evaluations(fit: "Fit") -> int:
     """Evaluations of the score that `satterthwaite` takes."""
     return 2 * fit.estimate.chart.size
@@ -97,7 +102,7 @@ def _free(fit: "Fit") -> tuple[FloatArray, FloatArray]:
         d = fit.likelihood.derivatives(theta, reml=fit.reml, sigma=sigma)
         return inverse.T @ d.gradient, fit.likelihood.vcov(theta, sigma)
 
-    hessian, slopes = _differences(at, x)
+    hessian, slopes = _differences(at, x, _step(fit))
     k = len(x)
     d, information = estimate.derivatives, np.empty((k + 1, k + 1))
     information[:k, :k] = 0.5 * (hessian + hessian.T)
@@ -119,16 +124,16 @@ def _held(fit: "Fit") -> tuple[FloatArray, FloatArray]:
         d = fit.likelihood.derivatives(theta, reml=fit.reml, sigma=sigma)
         return chart.pull_back(x, d)[0], fit.likelihood.vcov(theta, sigma)
 
-    hessian, slopes = _differences(at, optimum.x)
+    hessian, slopes = _differences(at, optimum.x, _step(fit))
     return 0.5 * (hessian + hessian.T), slopes
 
 
 def _differences(
-    at: Callable[[FloatArray], tuple[FloatArray, FloatArray]], x: FloatArray
+    at: Callable[[FloatArray], tuple[FloatArray, FloatArray]], x: FloatArray, step: float
 ) -> tuple[FloatArray, FloatArray]:
     """Central differences of both values of at(x) by each x, (k, ...)."""
-    pairs = [(at(x + unit), at(x - unit)) for unit in STEP * np.eye(len(x))]
-    first, second = (np.array([(a[i] - b[i]) / (2 * STEP) for a, b in pairs]) for i in (0, 1))
+    pairs = [(at(x + unit), at(x - unit)) for unit in step * np.eye(len(x))]
+    first, second = (np.array([(a[i] - b[i]) / (2 * step) for a, b in pairs]) for i in (0, 1))
     return first.reshape(len(x), len(x)), second
 
 

@@ -11,6 +11,7 @@ import sparselmm as slm
 from sparselmm._errors import EngineError
 from sparselmm.engines import Pattern, cholmod, make_engine
 from sparselmm.engines.cholmod import SMALL, Cholmod, predicted_tree
+from sparselmm.engines.factor_view import supernodal_view
 from tests.kernels.test_selinv import WIDE
 from tests.kernels.test_symbolic import PATTERNS, eliminate, forest, grid
 from tests.problems import PROBLEMS
@@ -152,6 +153,59 @@ def test_a_factor_that_does_not_fit_is_refused_with_figures(monkeypatch):
     monkeypatch.setattr(cholmod, "available_memory", lambda: 0.5 * need)
     with pytest.raises(EngineError, match=rf"has [\d,]+ nonzeros and needs about {need / 1e9:.3g} GB; .* GB are free"):
         Cholmod(pattern)
+
+
+@pytest.mark.parametrize("name", ["large grid", "grid", "one dense block"])
+def test_a_factor_too_large_for_short_indices_gets_long_ones(monkeypatch, name):
+    """CHOLMOD's error made up: 2^31 entries of L do not fit into a test."""
+    module = cholmod._load()
+    if not hasattr(module, "analyze"):
+        pytest.skip("scikit-sparse 0.5 chooses by itself")
+    real = module.analyze
+
+    def analyze(A, use_long=None, **options):
+        if not use_long:
+            raise module.CholmodTooLargeError("problem too large (code -3)")
+        assert A.indices.dtype == A.indptr.dtype == np.int64
+        return real(A, use_long=use_long, **options)
+
+    monkeypatch.setattr(module, "analyze", analyze)
+    pattern = lower_pattern(CASES[name])
+    engine = Cholmod(pattern)
+    for seed in range(2):
+        values, M = values_on(pattern, seed)
+        engine.factorize(values)
+        inverse = np.linalg.inv(M)
+        diagonal = np.arange(pattern.q)
+        close(engine.selected_inverse(diagonal, diagonal), np.diag(inverse))
+        close(engine.solve(np.eye(pattern.q)[:, :2]), inverse[:, :2])
+
+
+@pytest.mark.parametrize("name", ["diagonal with a wide tail", "blocks with a wide tail", "one dense block"])
+def test_the_factor_read_in_place_is_the_copy(name):
+    """Where CHOLMOD is supernodal: column by column as scikit-sparse copies it, zeros of merged columns included."""
+    pattern = lower_pattern(CASES[name])
+    factor = cholmod._factor_maker(cholmod._load())(Cholmod(pattern)._A, "amd")
+    values, _ = values_on(pattern, 3)
+    factor.factorize(sp.csc_matrix((values, pattern.indices, pattern.indptr), shape=(pattern.q, pattern.q)))
+    found = supernodal_view(factor._factor)
+    if not hasattr(cholmod._load(), "analyze"):
+        pytest.skip("scikit-sparse 0.5 gives a copy")
+    columns, data = found
+    L = factor.lower().toarray()
+    for j in range(pattern.q):
+        column = np.zeros(pattern.q)
+        rows = columns.indices[columns.rows_at[j] : columns.rows_at[j] + columns.height[j]]
+        column[rows] = data[columns.at[j] : columns.at[j] + columns.height[j]]
+        np.testing.assert_array_equal(column, L[:, j])
+
+
+def test_only_what_is_a_factor_is_read_in_place():
+    class Other:
+        _common = object()
+
+    assert supernodal_view(Other()) is None
+    assert supernodal_view(object()) is None
 
 
 def test_unknown_engine():

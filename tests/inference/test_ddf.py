@@ -15,6 +15,7 @@ DF_RTOL = 1e-3  # agreed for the collection: lmerTest takes numerical second der
 SE_RTOL = 1e-5  # agreed for the collection
 NAIVE_RTOL = 2e-3  # second differences of a deviance, at an optimum known to a scaled gradient of 1e-5
 KR_RTOL = 1e-8  # closed formulas on the same numbers, by n x n inverses
+LIMIT_RTOL = 2e-4  # the search stops at a correlation of 1 - 1e-8, where the score is only known to 1e-6
 SAME_RTOL = 1e-7  # the same by two coordinates, each by central differences
 
 GOLDEN = [(i, key) for i, ref in FITS.items() for key in ("satterthwaite", "kenward_roger") if ref.get(key) is not None]
@@ -92,6 +93,18 @@ def test_satterthwaite_of_serial_effects_and_of_serial_residuals():
         np.testing.assert_allclose(ddf_method(fit, "satterthwaite").degrees(np.eye(3)), expected, rtol=NAIVE_RTOL)
         with pytest.raises(slm.ModelError, match="linear in its parameters"):
             ddf_method(fit, "kenward-roger")
+
+
+def test_a_correlation_of_one_is_taken_as_known():
+    """Groups that do not change with time: ar1 ends at rho = 1, which is a random intercept."""
+    rng = np.random.default_rng(4)
+    g, t = np.repeat(np.arange(12), 8), np.tile(np.arange(8), 12)
+    table = pd.DataFrame({"g": g, "t": t, "x": rng.normal(size=96)})
+    table["y"] = table.x + 2 * rng.normal(size=12)[g] + rng.normal(size=96)
+    series, plain = (slm.lmm(f"y ~ x + {bar}", table) for bar in ("ar1(0 + t | g)", "(1 | g)"))
+    assert series.varpar["rho_ar1(t)|g"] > 1 - 1e-6
+    first, second = (ddf_method(fit, "satterthwaite").degrees(np.eye(2)) for fit in (series, plain))
+    np.testing.assert_allclose(first, second, rtol=LIMIT_RTOL)
 
 
 def test_satterthwaite_beside_held_parameters():

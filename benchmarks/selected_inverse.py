@@ -1,0 +1,99 @@
+"""Selected inverse beside a numeric factorisation of the same equations: python -m benchmarks.selected_inverse.
+
+Prints processor seconds with one BLAS thread, best of several, and how many factorisations a selected inverse takes.
+"""
+
+import argparse
+from collections.abc import Callable
+from time import process_time
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+import sparselmm as slm
+from sparselmm._typing import FloatArray, IntArray
+from sparselmm.engines import Cholmod, Pattern
+from sparselmm.equations import Equations, sparse_pattern
+from sparselmm.formula import build_spec
+from sparselmm.kernels.pedigree import henderson_inverse
+
+from .shapes import INSTEVAL
+
+GENERATIONS = 20
+
+
+def insteval() -> Pattern:
+    """Three crossed factors."""
+    return Equations(build_spec(INSTEVAL, slm.load_dataset("InstEval"))).pattern
+
+
+def pedigree(animals: int, sires: float = 0.05) -> Pattern:
+    """Random mating in discrete generations, a share of the males used; every animal has a record."""
+    rng, size = np.random.default_rng(1), animals // GENERATIONS
+    parents = np.full((size * GENERATIONS, 2), -1)
+    for g in range(1, GENERATIONS):
+        before = np.arange((g - 1) * size, g * size)
+        males = rng.permutation(before[::2])[: max(1, int(sires * size / 2))]
+        parents[g * size : (g + 1) * size] = np.column_stack([rng.choice(males, size), rng.choice(before[1::2], size)])
+    rows, cols, _ = henderson_inverse(parents, np.full(len(parents), 0.5), len(parents))
+    return sparse_pattern(rows, cols, len(parents))
+
+
+def lattice(rows: int, columns: int) -> Pattern:
+    """AR(1) x AR(1) over plots: each joined to its eight neighbours."""
+    plot = np.arange(rows * columns).reshape(rows, columns)
+    pairs = [(plot, plot), (plot[1:], plot[:-1]), (plot[:, 1:], plot[:, :-1])]
+    pairs += [(plot[1:, 1:], plot[:-1, :-1]), (plot[1:, :-1], plot[:-1, 1:])]
+    first, second = (np.concatenate([pair[side].ravel() for pair in pairs]) for side in (0, 1))
+    return sparse_pattern(first, second, plot.size)
+
+
+def dominant_values(pattern: Pattern) -> tuple[FloatArray, IntArray]:
+    """Random values on the pattern with a dominant diagonal, and the column of each."""
+    values = np.random.default_rng(0).uniform(-1.0, 1.0, pattern.nnz)
+    cols = np.repeat(np.arange(pattern.q), np.diff(pattern.indptr))
+    weights = np.abs(values)
+    values[pattern.indptr[:-1]] = 1.0 + sum(np.bincount(at, weights, pattern.q) for at in (pattern.indices, cols))
+    return values, cols
+
+
+def best(function: Callable[[], object], repeats: int) -> float:
+    """Processor seconds."""
+    seconds = []
+    for _ in range(repeats):
+        start = process_time()
+        function()
+        seconds.append(process_time() - start)
+    return min(seconds)
+
+
+def measure(pattern: Pattern, repeats: int) -> tuple[Cholmod, float, float]:
+    """The engine, seconds of a factorisation, seconds of a selected inverse on the pattern."""
+    engine, (values, cols) = Cholmod(pattern), dominant_values(pattern)
+    with threadpool_limits(1):
+        engine.factorize(values)
+        engine.selected_inverse(pattern.indices, cols)
+        factorise = best(lambda: engine.factorize(values), repeats)
+        return engine, factorise, best(lambda: engine.selected_inverse(pattern.indices, cols), repeats)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--animals", type=int, default=200_000)
+    parser.add_argument("--plots", type=int, nargs=2, default=(100, 200))
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    rows, columns = options.plots
+    cases = {
+        "InstEval": insteval(),
+        f"pedigree of {options.animals:,} animals": pedigree(options.animals),
+        f"AR(1) x AR(1), {rows} x {columns} plots": lattice(rows, columns),
+    }
+    print("| equations | nonzeros of L | factorisation | selected inverse | ratio |\n|---|---|---|---|---|")
+    for name, pattern in cases.items():
+        engine, first, second = measure(pattern, options.repeats)
+        print(f"| {name} | {engine.nnz_factor:,} | {first:.3f} s | {second:.3f} s | {second / first:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
