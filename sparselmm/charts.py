@@ -212,7 +212,8 @@ class HeldChart:
         return []
 
     def scales(self) -> BoolArray:
-        return np.zeros(self.size, dtype=bool)
+        T = (self._free.scales() & ~self._natural)[self._open]
+        return T if self._sigma is not None else np.append(T, False).astype(np.bool_)
 
 
 def _differences(function: Callable[[FloatArray], Any], x: FloatArray) -> FloatArray:

@@ -93,3 +93,14 @@ def test_a_start_far_beyond_the_range():
     fit, far = model.fit(), model.fit(start=np.array([1e5]))
     assert far.converged and far.n_iter <= 15
     assert far.deviance == pytest.approx(fit.deviance, rel=SAME)
+
+
+def test_sigma_held_beside_two_correlations():
+    """The start is cut down there too; from T = 10 the search ended 126 higher, at correlations of -1."""
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame(itertools.product(range(12), range(15)), columns=["row", "col"])
+    data["y"] = rng.normal(size=180) + rng.normal(size=12)[data.row]
+    model = slm.LinearMixedModel("y ~ 1 + ar1(0 + row):ar1(0 + col)", data)
+    fit, free = model.fit(fixed={"sigma": 1.0}), model.fit()
+    at_free = model.likelihood(free.theta.to_numpy(), sigma=1.0).deviance
+    assert fit.converged and free.deviance <= fit.deviance <= at_free

@@ -29,6 +29,7 @@ INSTALL = (
 )
 SUPERNODAL = 40.0  # operations a nonzero of L from which CHOLMOD's factor is supernodal
 BYTES_PER_COPY = 64.0  # a nonzero of a simplicial L: CHOLMOD's, two copies, the columns as SciPy sees them
+BYTES_PER_COLUMN = 64.0  # of the tree, and where the columns of L lie
 BYTES_PER_ENTRY = 80.0  # an entry of M: values and pattern (here, in CHOLMOD, sorted), and where its inverse lies
 # Seconds of a factorisation with its selected inverse, one thread. Measured: 125,066 columns alone 39 ms; then, beside
 # 3 flops at 50 Gflop/s, InstEval 92 ns a nonzero, 50,000 workers in 5,000 firms 95, full crossed factors 160 to 250.
@@ -251,7 +252,7 @@ def forecast_bytes(pattern: Pattern, parent: IntArray, counts: IntArray) -> floa
     tree = supernode_tree(parent, counts)
     L = float(np.diff(tree.first) @ tree.size) if _flops((parent, counts)) >= SUPERNODAL * counts.sum() else 0.0
     copies = BYTES_PER_COPY * float(counts.sum()) if L == 0.0 else 0.0
-    return 8.0 * (L + tree.lengths.sum()) + copies + BYTES_PER_ENTRY * pattern.nnz
+    return 8.0 * (L + tree.lengths.sum()) + copies + BYTES_PER_COLUMN * pattern.q + BYTES_PER_ENTRY * pattern.nnz
 
 
 def check_memory(need: float, nnz: int) -> None:

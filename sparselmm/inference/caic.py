@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._typing import FloatArray
+from ..engines.threads import blas_threads
 from .factorised import Factorised, factorise
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ class ConditionalAIC:
 
 def conditional_aic(fit: "Fit") -> ConditionalAIC:
     """Conditional AIC at the estimated variances; their own uncertainty is not counted (Greven & Kneib 2010 do)."""
-    at = factorise(fit)
-    rho = effective_df(at)
+    with blas_threads(fit.likelihood.flops):
+        at = factorise(fit)
+        rho = effective_df(at)
     loglik = -0.5 * _conditional_deviance(fit, at)
     count = 0 if "sigma" in fit.estimate.held else 1
     return ConditionalAIC(-2.0 * loglik + 2.0 * (rho + count), loglik, rho)

@@ -28,6 +28,7 @@ STEP = 0.5  # of zeta between nodes: the spline is then right to about 1e-4 of a
 LONGEST = 1.25  # of zeta; a longer step is made again, shorter
 MOST_NODES = 30  # on one side: fewer than ten where the deviance does not level off
 BEYOND = 0.1  # how far nodes go past the level that was asked for
+LEVEL_GROUND = 1e-4  # of zeta: the root of the deviance's own rounding
 LOWER = 1e-6  # a deviance lower than the fit's by more than this: the fit was not at the optimum
 GROUPS = ("fixef", "varpar")
 
@@ -61,12 +62,14 @@ class Curve:
         return self.scale.limits[side] if self.ended[side] else np.nan
 
     def coordinate(self, zeta: float) -> float:
-        """u with this zeta; NaN beyond the outermost nodes."""
-        if len(self.u) < 2 or not self.zeta[0] <= zeta <= self.zeta[-1]:
+        """u with this zeta, not 0, the nearest one to the estimate; NaN beyond the outermost nodes."""
+        beyond = np.flatnonzero(self.zeta >= zeta) if zeta > 0 else np.flatnonzero(self.zeta <= zeta)[::-1]
+        if len(self.u) < 2 or not len(beyond):
             return np.nan
+        outer = int(beyond[0])
+        inner = outer - 1 if zeta > 0 else outer + 1
         spline = CubicHermiteSpline(self.u, self.zeta, self.slope)
-        k = int(np.clip(np.searchsorted(self.zeta, zeta), 1, len(self.u) - 1))
-        return float(brentq(lambda u: spline(u) - zeta, self.u[k - 1], self.u[k], xtol=1e-14))
+        return float(brentq(lambda u: spline(u) - zeta, *sorted((self.u[inner], self.u[outer])), xtol=1e-14))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,8 +173,8 @@ def _node_at(path: Path, u: float, nodes: list[Node]) -> Node | None:
 
 
 def _curve(path: Path, nodes: list[Node], lowest: float, ended: tuple[bool, bool]) -> Curve:
-    """The nodes in order with the estimate between them."""
-    nodes = sorted(nodes, key=lambda node: node.u)
+    """The nodes in order with the estimate between them; without those where the deviance has not risen."""
+    nodes = sorted((n for n in nodes if abs(_zeta(n, path, lowest)) > LEVEL_GROUND), key=lambda node: node.u)
     u = np.array([n.u for n in nodes])
     zeta = np.array([_zeta(n, path, lowest) for n in nodes])
     slope = np.array([n.slope for n in nodes]) / (2 * zeta)

@@ -20,7 +20,8 @@ from .._typing import FloatArray, IntArray
 from .blas import Blas, N, T, gemm, invert_factor, solve_right, symm
 
 LOOPS = 4000  # products below, by plain loops: a call of BLAS costs about a microsecond
-CALL, GATHER, FLOP = 2e-6, 1e-9, 4e-11  # seconds a supernode, an entry of Z_II, an operation: what merging weighs
+GATHER = 1e-9  # seconds an entry of Z_II: what merging weighs, with a front and an operation by loops and by BLAS
+LOOP_FRONT, LOOP_FLOP, BLAS_FRONT, BLAS_FLOP = 1e-7, 1e-9, 2e-6, 4e-11
 
 
 class Columns(NamedTuple):
@@ -62,9 +63,10 @@ class Supernodes(NamedTuple):
 
 @njit(cache=True)
 def _seconds(width: int, below: int) -> float:
-    return (
-        CALL + GATHER * below * below / 2 + FLOP * width * (2.0 * below * below + 2.0 * width * below + width * width)
-    )
+    work = width * (2.0 * below * below + 2.0 * width * below + width * width)
+    if width * (width + below) ** 2 < LOOPS:
+        return LOOP_FRONT + LOOP_FLOP * work
+    return BLAS_FRONT + GATHER * below * below / 2 + BLAS_FLOP * work
 
 
 @njit(cache=True)

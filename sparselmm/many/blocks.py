@@ -1,5 +1,6 @@
 """A block of responses: what cannot be fitted is set aside, gaps are grouped by pattern, the rest is fitted."""
 
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +11,9 @@ from ..kernels.screen import screen
 from ..terms import ROUNDING
 from .design import Block, Design, residualise
 from .estimates import CONSTANT, EXACT, INFINITE, MISSING, Estimates, empty
-from .spectral import Spectral
+from .general import General, is_general
+from .spectral import Spectral, is_one_ratio
+from .structured import Structured
 
 
 class Fitter(Protocol):
@@ -20,13 +23,17 @@ class Fitter(Protocol):
         """Estimates in the order of the block's columns."""
 
 
-def make_fitter(design: Design, reml: bool) -> Fitter:
-    """The fitter that suits the model."""
-    return Spectral(design, reml)
+def make_fitter(design: Design, reml: bool, weighted: bool) -> Fitter:
+    """The fitter that suits the model; weighted: each response has weights of its own."""
+    if is_one_ratio(design) and not weighted:
+        return Spectral(design, reml)
+    return General(design, reml) if is_general(design) else Structured(design, reml)
 
 
-def fit_block(design: Design, fitter: Fitter, Y: FloatArray, reml: bool) -> Estimates:
-    """Estimates of the columns of Y (n, v), which is overwritten.
+def fit_block(
+    design: Design, fitter: Fitter, Y: FloatArray, reml: bool, weights: FloatArray | None = None
+) -> Estimates:
+    """Estimates of the columns of Y (n, v), which is overwritten. weights: (v, n), each response's own.
 
     A response that is constant, infinite or missing keeps its place in every product, with a stand-in for its
     values, so that the others do not change by a bit.
@@ -40,19 +47,21 @@ def fit_block(design: Design, fitter: Fitter, Y: FloatArray, reml: bool) -> Esti
     aside = constant | (finite < len(Y))
     Y[:, aside] = design.spec.y[:, None]
     size = np.maximum(np.abs(least), np.abs(largest))
-    out = _fit_complete(design, fitter, Y, np.where(aside, 0.0, size))
+    out = _fit_complete(design, fitter, Y, np.where(aside, 0.0, size), weights)
     out.blank(constant, CONSTANT)
     out.blank(infinite > 0, INFINITE)
     out.blank((finite == 0) & (infinite == 0), MISSING)
     out.nobs[:] = finite
     if len(partial):
-        out.put(partial, fit_patterns(design, gaps, reml))
+        out.put(partial, fit_patterns(design, gaps, reml, None if weights is None else weights[partial]))
     return out
 
 
-def _fit_complete(design: Design, fitter: Fitter, Y: FloatArray, size: FloatArray) -> Estimates:
+def _fit_complete(
+    design: Design, fitter: Fitter, Y: FloatArray, size: FloatArray, weights: FloatArray | None
+) -> Estimates:
     """Y without gaps; size (v,) of the largest value: a residual of its rounding is an exact fit."""
-    block = residualise(design, Y)
+    block = replace(residualise(design, Y), weights=weights)
     exact = block.ss <= design.weights.sum() * (ROUNDING * size) ** 2
     if exact.any():
         stand_in = residualise(design, design.spec.y[:, None].copy())
@@ -63,7 +72,7 @@ def _fit_complete(design: Design, fitter: Fitter, Y: FloatArray, size: FloatArra
     return out
 
 
-def fit_patterns(design: Design, Y: FloatArray, reml: bool) -> Estimates:
+def fit_patterns(design: Design, Y: FloatArray, reml: bool, weights: FloatArray | None = None) -> Estimates:
     """Responses (n, v) with gaps: one design for each set of rows that are there, however many responses share it."""
     bits = np.packbits(np.isfinite(Y), axis=0).T
     _, first, group = np.unique(bits, axis=0, return_index=True, return_inverse=True)
@@ -71,15 +80,17 @@ def fit_patterns(design: Design, Y: FloatArray, reml: bool) -> Estimates:
     for g, example in enumerate(first):
         where = np.flatnonzero(group.ravel() == g)
         keep = np.flatnonzero(np.isfinite(Y[:, example]))
-        out.put(where, _fit_rows(design, keep, np.ascontiguousarray(Y[np.ix_(keep, where)]), reml))
+        own = None if weights is None else weights[np.ix_(where, keep)]
+        out.put(where, _fit_rows(design, keep, np.ascontiguousarray(Y[np.ix_(keep, where)]), reml, own))
     return out
 
 
-def _fit_rows(design: Design, keep: IntArray, Y: FloatArray, reml: bool) -> Estimates:
+def _fit_rows(design: Design, keep: IntArray, Y: FloatArray, reml: bool, weights: FloatArray | None) -> Estimates:
     """The model on some rows; where it has none, its error is every response's reason."""
     try:
         part = design.rows(keep)
-        return _fit_complete(part, make_fitter(part, reml), Y, np.abs(Y).max(axis=0))
+        fitter = make_fitter(part, reml, weights is not None)
+        return _fit_complete(part, fitter, Y, np.abs(Y).max(axis=0), weights)
     except SparselmmError as error:
         out = empty(Y.shape[1], len(design.L), design.parameters.count)
         everything: BoolArray = np.ones(Y.shape[1], dtype=bool)

@@ -56,7 +56,11 @@ class Design:
     @cached_property
     def loadings(self) -> FloatArray:
         """L R^-1, (c, p): the combinations in terms of the basis."""
-        return sla.solve_triangular(self.fixed.R, self.L.T, trans="T").T if self.p else self.L
+        if not self.p:
+            return self.L
+        solved = sla.solve_triangular(self.fixed.R, np.nan_to_num(self.L).T, trans="T").T
+        solved[np.isnan(self.L).any(axis=1)] = np.nan
+        return np.asarray(solved)
 
     @cached_property
     def constant(self) -> FloatArray | None:
@@ -76,11 +80,15 @@ class Design:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """Responses with X taken out: residual (n, v), ss (v,) = sum w residual^2, beta (p, v) in the basis."""
+    """Responses with X taken out: residual (n, v), ss (v,) = sum w residual^2, beta (p, v) in the basis.
+
+    weights: (v, n), each response's own, None where they are the design's.
+    """
 
     residual: FloatArray
     ss: FloatArray
     beta: FloatArray
+    weights: FloatArray | None = None
 
 
 def residualise(design: Design, Y: FloatArray) -> Block:

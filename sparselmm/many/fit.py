@@ -14,6 +14,7 @@ from ..terms import ModelSpec
 from .blocks import fit_block, make_fitter
 from .design import Design, contrast_matrix
 from .estimates import Estimates, concatenate
+from .general import is_general
 from .responses import CELLS, Source, match, open_responses
 from .result import ManyFits
 
@@ -48,10 +49,39 @@ def lmm_many(
     """
     if mode not in MODES:
         raise ModelError(f"mode={mode!r}: one of {', '.join(map(repr, MODES))}")
-    spec, keep, source = _read(formula, data, Y, weights, offset, residual, context, samples, layer)
+    own = each_responses_own(weights)
+    shared = weights if own is None else None
+    spec, keep, source = _read(formula, data, Y, shared, offset, residual, context, samples, layer)
     design = Design(spec, contrast_matrix(contrasts, spec.fixed_names))
-    names, estimates = _fit_blocks(design, source.blocks(keep, block_size(design)), reml)
+    if own is not None:
+        own = check_weights(own, source, design, keep)
+    names, estimates = _fit_blocks(design, source.blocks(keep, block_size(design)), reml, own)
     return ManyFits(spec, design, names, tuple(contrasts or ()), estimates, reml, mode, {})
+
+
+def each_responses_own(weights: Any) -> FloatArray | None:
+    """weights as (v, n) where they are a matrix, None where they are shared."""
+    if weights is None or isinstance(weights, str) or np.ndim(weights) != 2:
+        return None
+    return np.asarray(weights, dtype=np.float64)
+
+
+def check_weights(weights: FloatArray, source: Source, design: Design, keep: IntArray | None) -> FloatArray:
+    """Rows like the responses, columns like the rows of the table that are used. Errors: DataError, ModelError."""
+    if source.names is None:
+        raise DataError("weights of each response go with Y in memory, not with an iterator of blocks")
+    n = design.n if keep is None else source.n_rows
+    if weights.shape != (len(source.names), n):
+        raise DataError(f"weights of {len(source.names)} responses and {n} samples, not of shape {weights.shape}")
+    weights = weights if keep is None else weights[:, keep]
+    if not (np.isfinite(weights).all() and (weights > 0.0).all()):
+        raise DataError("weights must be positive and finite: drop such cells by a missing value in Y")
+    if not is_general(design):
+        raise ModelError(
+            "weights of each response need terms over independent levels, such as (1 | g), and no residual structure; "
+            "give one weight a sample"
+        )
+    return weights
 
 
 def block_size(design: Design) -> int:
@@ -113,13 +143,15 @@ def _labels(data: Any, table: Any, samples: str | None) -> pd.Index | None:
 
 
 def _fit_blocks(
-    design: Design, blocks: Iterator[tuple[pd.Index, FloatArray]], reml: bool
+    design: Design, blocks: Iterator[tuple[pd.Index, FloatArray]], reml: bool, weights: FloatArray | None
 ) -> tuple[pd.Index, Estimates]:
-    fitter = make_fitter(design, reml)
-    names, parts = [], []
+    fitter = make_fitter(design, reml, weights is not None)
+    names, parts, done = [], [], 0
     for labels, Y in blocks:
+        own = None if weights is None else weights[done : done + Y.shape[1]]
         names.append(labels)
-        parts.append(fit_block(design, fitter, Y, reml))
+        parts.append(fit_block(design, fitter, Y, reml, own))
+        done += Y.shape[1]
     if not parts:
         raise DataError("Y has no responses")
     return names[0].append(names[1:]), concatenate(parts)

@@ -20,10 +20,11 @@ SHOWN = 5  # labels named in an error
 
 
 class Source(Protocol):
-    """Columns of Y. samples: labels of its rows or None. names: of all responses, None where they come in blocks."""
+    """Columns of Y. samples: labels of its n_rows rows or None. names: of responses, None where they come in blocks."""
 
     samples: pd.Index | None
     names: pd.Index | None
+    n_rows: int
 
     def blocks(self, order: IntArray | None, size: int) -> Iterator[tuple[pd.Index, FloatArray]]:
         """Names and values (n, b) of at most `size` columns at a time, rows in `order`; the values may be changed."""

@@ -11,6 +11,8 @@ from scipy.stats import norm
 
 import sparselmm as slm
 from sparselmm.datasets import load_dataset
+from sparselmm.inference.profile import Curve
+from sparselmm.inference.profile_paths import scale_of
 from tests import naive
 from tests.problems import PROBLEMS
 
@@ -111,6 +113,21 @@ def test_a_variance_of_zero(fits):
     assert fits["Dyestuff2"].confint("wald").loc["sd_Intercept|Batch"].isna().all()
     pastes = fits["Pastes"].profile("sd_Intercept|batch").curves["sd_Intercept|batch"]
     assert pastes.value[0] == 0.0 and -1.96 < pastes.zeta[0] < 0.0
+
+
+def test_a_parameter_that_nothing_depends_on():
+    """The correlation of a series whose variance is zero, held there: every value is as good."""
+    data, _ = structured()
+    fit = slm.lmm("y ~ x + ar1(0 + t | g)", data, fixed={"sd_ar1(t)|g": 0.0})
+    assert fit.confint("profile", which="rho_ar1(t)|g").loc["rho_ar1(t)|g"].tolist() == [-1.0, 1.0]
+
+
+def test_the_nearest_crossing_counts():
+    """zeta of a curve that turns back: 0, 1, 0.5, 2 at 0, 1, 2, 3."""
+    zeta = np.array([0.0, 1.0, 0.5, 2.0])
+    u = np.arange(4.0)
+    curve = Curve(u, zeta, u, np.zeros(4), scale_of("any"), (False, False))
+    assert 0.0 < curve.solve(0.75) < 1.0 < 2.0 < curve.solve(1.5) < 3.0 and np.isnan(curve.solve(-1.0))
 
 
 def test_a_correlation_is_bounded():

@@ -1,0 +1,306 @@
+"""Several ratios and structured terms over independent levels: equations of each response by absorption.
+
+A grid of parameters, factorised once for all responses, says where each begins; then each goes on alone by Newton
+with the exact score, is compared with the edges, and ends with its own certificate.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from .._typing import BoolArray, FloatArray, IntArray
+from ..kernels.response_products import all_products
+from ..kernels.response_score import evaluate_responses, shared_values
+from ..terms import RandomTerm
+from .design import Block, Design
+from .estimates import NOT_CONVERGED, Estimates, empty
+from .factors import Factors
+from .newton import Searches, minimise_many, scaled_gradients
+
+CHUNK = 1024  # responses whose equations are held at once
+GRID = {1: (0.05, 0.2, 0.5, 0.8, 1.2, 1.8, 3.0, 8.0), 2: (0.1, 0.4, 0.9, 2.0), 3: (0.15, 0.6, 1.5), 4: (0.2, 1.0)}
+NEAR_EDGE = 1e-2  # as `fitting`: smaller scale parameters are compared with exactly zero
+SAME = 1e-9  # as `fitting`
+CERTIFICATE = 1e-5
+RCOND = 1e-10  # of the information: a direction that the data say nothing about has no part in the variances
+TAIL = 200  # columns of the tail; beyond it a sparse factor is faster
+DDF_STEP = 1e-4  # of central differences of the exact score: errors of 1e-8 both ways
+
+
+def is_general(design: Design) -> bool:
+    """Whether all terms are coded, over independent levels, and the tail besides the largest term is small."""
+    spec = design.spec
+    if not spec.terms or spec.residual is not None or design.parameters.count == 0:
+        return False
+    if any(sp.issparse(t.Z) or t.Q is not None for t in spec.terms):
+        return False
+    return spec.q - max(t.n_random for t in spec.terms) + design.p <= TAIL
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Products:
+    """Cross-products of a chunk in `kernels.responses`' layout; G, C and D have one row if all responses share them."""
+
+    G: FloatArray
+    C: FloatArray
+    D: FloatArray
+    c: FloatArray
+    s: FloatArray
+    yy: FloatArray
+    sum_log_weights: FloatArray
+
+
+class General:
+    """Fits responses of a model that `is_general`. ddf: whether degrees of freedom are wanted."""
+
+    def __init__(self, design: Design, reml: bool, ddf: bool = True):
+        self.design, self.reml, self.ddf = design, reml, ddf
+        self.nu = design.degrees(reml)
+        terms = design.spec.terms
+        order = sorted(range(len(terms)), key=lambda k: -terms[k].n_random)
+        self.factors = Factors(design, order)
+        self._lay_out([terms[k] for k in order])
+        sizes = sum(terms[k].n_effects for k in order)
+        values = GRID.get(sizes, (0.3, 1.0))
+        rows = list(product(values, repeat=sizes)) if sizes <= 6 else [(v,) * sizes for v in GRID[1]]
+        self.starts = np.array([self.factors.start(np.array(row)) for row in rows])
+
+    def _lay_out(self, terms: list[RandomTerm]) -> None:
+        """Rows of the design: codes and Z of the absorbed term, places and values of the tail."""
+        n, bases = self.design.n, self.factors.bases
+        Z = [np.ones((n, 1)) if t.columns is None else t.columns for t in terms]
+        Z = [np.linalg.solve(basis.T, z.T).T for basis, z in zip(bases, Z, strict=True)]
+        self.codes, self.Z = terms[0].Z, np.ascontiguousarray(Z[0])
+        places, starts, owners, done = [], [], [], 0
+        for k, term in enumerate(terms[1:], start=1):
+            r = term.n_effects
+            places.append(done + term.Z[:, None] * r + np.arange(r))
+            starts.append(done + np.arange(term.n_levels) * r)
+            owners.append(np.full(term.n_levels, k))
+            done += term.n_random
+        self.q = done
+        places.append(np.broadcast_to(done + np.arange(self.design.p), (n, self.design.p)))
+        self.places = np.ascontiguousarray(np.hstack(places), dtype=np.int64)
+        self.tail = np.ascontiguousarray(np.hstack([*Z[1:], self.design.basis]))
+        cols, counts, self.local = level_columns(self.codes, self.places, terms[0].n_levels, done + self.design.p)
+        none = np.zeros(0, dtype=np.int64)
+        parts = [np.concatenate([none, *x]).astype(np.int64) for x in (starts, owners)]
+        self.layout: tuple[Any, ...] = (cols, counts, *parts, np.array([t.n_effects for t in terms], dtype=np.int64))
+        self.m = terms[0].n_levels
+
+    def products(self, Y: FloatArray, W: FloatArray | None) -> Products:
+        """Y (v, n) residuals; W (v, n) weights of each response, None for those of the design."""
+        weights = self.design.weights[None] if W is None else np.ascontiguousarray(W)
+        g, v, r, d = len(weights), len(Y), self.Z.shape[1], self.q + self.design.p
+        out = Products(
+            np.empty((g, self.m, r, r)), np.empty((g, self.m, r, self.layout[0].shape[1])), np.empty((g, d, d)),
+            np.empty((v, self.m, r)), np.empty((v, d)), np.empty(v), np.log(weights).sum(axis=1),
+        )  # fmt: skip
+        all_products(
+            self.codes, self.Z, self.places, self.local, self.tail, weights, np.ascontiguousarray(Y),
+            out.G, out.C, out.D, out.c, out.s, out.yy,
+        )  # fmt: skip
+        return out
+
+    def fit(self, block: Block) -> Estimates:
+        """Every response of a block at its own optimum."""
+        v = block.residual.shape[1]
+        out = empty(v, len(self.design.L), self.factors.count)
+        for lo in range(0, v, CHUNK):
+            where = slice(lo, min(lo + CHUNK, v))
+            W = None if block.weights is None else block.weights[where]
+            base = (self.design.loadings @ block.beta[:, where]).T
+            out.put(where, _Chunk(self, block.residual[:, where].T, W).fit(base))
+        return out
+
+
+class _Chunk:
+    """Some responses of a block, with their products."""
+
+    def __init__(self, model: General, Y: FloatArray, W: FloatArray | None):
+        self.model, self.factors, self.reml, self.nu = model, model.factors, model.reml, model.nu
+        Y = np.ascontiguousarray(Y)
+        self.products = model.products(Y, W)
+        self.shared = self.products if W is None else model.products(Y, None)
+        self.scale = np.ones(len(Y)) if W is None else np.sqrt(W.mean(axis=1))
+        self.v = len(Y)
+
+    def fit(self, base: FloatArray) -> Estimates:
+        """base (v, c): least-squares values of what is wanted."""
+        search = minimise_many(self.evaluate, self._starts())
+        self._from_lower_rank(search)
+        self._at_edges(search)
+        return self._estimates(search, base)
+
+    def _starts(self) -> FloatArray:
+        """The best point of the grid for each response, in the search's coordinates."""
+        p, best = self.shared, np.full(self.v, np.inf)
+        theta, r2 = np.empty((self.v, self.factors.count)), np.empty(self.v)
+        for row in self.model.starts:
+            T = self.factors.factors(row[None])[0]
+            where: tuple[Any, ...] = (self.model.q, *self.model.layout, self.reml, r2)
+            logdet = shared_values(T, p.G[0], p.C[0], p.D[0], p.c, p.s, p.yy, *where)
+            value = logdet + self.nu * np.log(r2)
+            better = value < best
+            theta[better], best[better] = row, value[better]
+        return self.factors.coordinates(theta) / self.scale[:, None]
+
+    def _raw(self, which: IntArray, theta: FloatArray, G: FloatArray, second: bool) -> tuple[FloatArray, ...]:
+        """(log-determinant, r^2), A, B, information, cross, beta, vcov of some responses at theta (a, k)."""
+        a, p = len(which), self.model.design.p
+        K, k, R = len(self.factors.structures), self.factors.count, self.factors.R
+        shapes = ((a, 2), (a, K, R, R), (a, K, R, R), (a, k, k), (a, k), (a, p), (a, p, p))
+        out: tuple[Any, ...] = tuple(np.zeros(shape) for shape in shapes)
+        x = self.products
+        where = (self.model.q, *self.model.layout, G, self.factors.owner, self.reml, second, *out)
+        evaluate_responses(which, self.factors.factors(theta), x.G, x.C, x.D, x.c, x.s, x.yy, *where)
+        return out
+
+    def at(self, which: IntArray, x: FloatArray, second: bool = True) -> "Points":
+        """Some responses (a,) at x (a, k); without the Hessian and cross unless `second`."""
+        theta = self.factors.theta(x)
+        G = self.factors.gradients(theta)
+        basic, A, B, information, cross, beta, vcov = self._raw(which, theta, G, second)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            sigma2 = basic[:, 1] / self.nu
+            value = np.where(sigma2 > 0.0, basic[:, 0] + self.nu * np.log(sigma2), np.inf)
+        W = A - B / sigma2[:, None, None, None]
+        gradient = np.einsum("vkab,vkab->vk", W[:, self.factors.owner], G)
+        cross = cross / sigma2[:, None]
+        hessian = information / sigma2[:, None, None] - cross[:, :, None] * cross[:, None, :] / self.nu
+        hessian += self.factors.curvature(theta, W)
+        inverse = self.factors.inverse
+        value[np.isnan(value)] = np.inf
+        return Points(value, gradient @ inverse, inverse.T @ hessian @ inverse, sigma2, cross @ inverse, beta, vcov)
+
+    def evaluate(self, which: IntArray, x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """What a search needs."""
+        points = self.at(which, x)
+        return points.value, points.gradient, points.hessian
+
+    def _from_lower_rank(self, search: Searches) -> None:
+        """Go on from T less its smallest singular value where the search crept along an edge it never reached.
+
+        With an intercept's variance near zero a slope's part b, c of T = [a, 0; b, c] turns freely, while the optimum
+        is at c = 0.
+        """
+        stuck = np.flatnonzero(search.norm > CERTIFICATE)
+        if not len(stuck) or self.factors.R == 1:
+            return
+        x = self.factors.lower_rank(search.x[stuck])
+        again = minimise_many(lambda which, x: self.evaluate(stuck[which], x), x)
+        better = again.value < search.value[stuck] + SAME
+        better &= again.norm < search.norm[stuck]
+        search.put(stuck[better], again, np.flatnonzero(better))
+
+    def _at_edges(self, search: Searches) -> None:
+        """Where a near-zero parameter may as well be exactly zero, it is."""
+        which, points = self._candidates(search.x)
+        if not len(which):
+            return
+        value, gradient, hessian = self.evaluate(which, points)
+        norm = scaled_gradients(gradient, hessian)
+        own = search.value[which]
+        good = (value <= own + SAME + 1e-14 * np.abs(own)) & (norm <= np.maximum(CERTIFICATE, search.norm[which]))
+        taken: BoolArray = np.zeros(self.v, dtype=bool)
+        for i in np.flatnonzero(good):
+            j = which[i]
+            if not taken[j]:
+                taken[j], search.x[j], search.value[j], search.norm[j] = True, points[i], value[i], norm[i]
+
+    def _candidates(self, x: FloatArray) -> tuple[IntArray, FloatArray]:
+        """Responses and points with small parameters at exactly zero; those with most zeros first."""
+        which: list[int] = []
+        points: list[FloatArray] = []
+        for j in np.flatnonzero((np.abs(x) < NEAR_EDGE).any(axis=1)):
+            found = _edges(self.factors, x[j])
+            which += [int(j)] * len(found)
+            points += found
+        return np.array(which, dtype=np.int64), np.array(points).reshape(len(points), x.shape[1])
+
+    def _estimates(self, search: Searches, base: FloatArray) -> Estimates:
+        theta, L = self.factors.canonical(self.factors.theta(search.x)), self.model.design.loadings
+        points = self.at(np.arange(self.v), self.factors.coordinates(theta))
+        unscaled = np.einsum("ca,vab,cb->vc", L, points.vcov, L)
+        out = empty(self.v, len(L), self.factors.count)
+        out.theta[:] = theta
+        out.sigma[:] = np.sqrt(points.sigma2)
+        sd = np.array([n.startswith("sd_") for n in self.factors.parameters.natural_names])
+        out.varpar[:] = self.factors.natural(theta) * np.where(sd, out.sigma[:, None], 1.0)
+        out.beta[:], out.se[:] = base + points.beta @ L.T, np.sqrt(points.sigma2[:, None] * unscaled)
+        out.loglik[:] = -0.5 * (points.value + self._constant())
+        if self.model.ddf:
+            out.df[:], out.df_residual[:] = self._satterthwaite(search.x, points, unscaled)
+        out.gradient_norm[:], out.nobs[:] = search.norm, self.model.design.n
+        out.converged[:] = search.norm <= CERTIFICATE
+        out.is_singular[:] = self.factors.singular(theta)
+        out.reason[:] = np.where(out.converged, "", NOT_CONVERGED)
+        return out
+
+    def _constant(self) -> FloatArray:
+        fixed = self.model.design.fixed.logdet if self.reml else 0.0
+        return self.nu * (1.0 + np.log(2.0 * np.pi)) + fixed - self.products.sum_log_weights
+
+    def _satterthwaite(self, x: FloatArray, points: "Points", unscaled: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Degrees of freedom (v, c) and those of sigma^2 (v,): 2 f^2/var(f), f = sigma^2 c(x) (Satterthwaite 1946).
+
+        The profile's Hessian is that of central differences of the exact score; with rho = cross/sigma^2 the one by
+        (x, log sigma^2) is [H + rho rho'/nu, rho; rho', nu].
+        """
+        k, L, everyone = x.shape[1], self.model.design.loadings, np.arange(self.v)
+        g, H = np.ones((self.v, k + 1, len(L))), np.empty((self.v, k + 1, k + 1))
+        for i in range(k):
+            step = np.eye(k)[i] * DDF_STEP
+            ahead, behind = self.at(everyone, x + step, False), self.at(everyone, x - step, False)
+            change = np.einsum("ca,vab,cb->vc", L, ahead.vcov - behind.vcov, L)
+            g[:, i] = change / (2.0 * DDF_STEP) / unscaled
+            H[:, i, :k] = (ahead.gradient - behind.gradient) / (2.0 * DDF_STEP)
+        rho = points.cross
+        H[:, :k, :k] = 0.5 * (H[:, :k, :k] + H[:, :k, :k].transpose(0, 2, 1)) + rho[:, :, None] * rho[:, None] / self.nu
+        H[:, :k, k], H[:, k, :k], H[:, k, k] = rho, rho, self.nu
+        inverse = np.linalg.pinv(H, rcond=RCOND, hermitian=True)
+        spread, residual = np.einsum("vic,vij,vjc->vc", g, inverse, g), inverse[:, k, k]
+        return np.where(spread > 0, 1.0 / spread, np.nan), np.where(residual > 0, 1.0 / residual, np.nan)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Points:
+    """Responses each at its x. value: -2l up to a constant; gradient (a, k), hessian (a, k, k) by x; sigma2 (a,);
+    cross (a, k) = -(d r^2/dx)/sigma^2; beta (a, p) and vcov (a, p, p)/sigma^2 in the basis of X."""
+
+    value: FloatArray
+    gradient: FloatArray
+    hessian: FloatArray
+    sigma2: FloatArray
+    cross: FloatArray
+    beta: FloatArray
+    vcov: FloatArray
+
+
+def level_columns(codes: IntArray, places: IntArray, m: int, d: int) -> tuple[IntArray, IntArray, IntArray]:
+    """Columns of the tail that each level's rows have: cols (m, e) in order, counts (m,), local like places.
+
+    places (n, t): columns of each row's entries.
+    """
+    keys, inverse = np.unique(codes[:, None] * d + places, return_inverse=True)
+    level = keys // d
+    counts = np.bincount(level, minlength=m)
+    first = np.concatenate([[0], np.cumsum(counts)])
+    position = np.arange(len(keys)) - first[level]
+    cols = np.zeros((m, counts.max()), dtype=np.int64)
+    cols[level, position] = keys % d
+    return cols, counts.astype(np.int64), position[inverse.reshape(places.shape)]
+
+
+def _edges(factors: Factors, x: FloatArray) -> list[FloatArray]:
+    """x with small parameters put to zero: of all terms first, then of one after another (as `charts.FreeChart`)."""
+    joint, single = x.copy(), []
+    for structure, part in zip(factors.structures, factors.slices, strict=True):
+        found = structure.edges(x[part], NEAR_EDGE)
+        single += [np.concatenate([x[: part.start], candidate, x[part.stop :]]) for candidate in found]
+        if found:
+            joint[part] = found[0]
+    return [joint, *single] if len(single) > 1 else single

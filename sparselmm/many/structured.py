@@ -1,0 +1,108 @@
+"""Any model that `Likelihood` knows: one symbolic factor for all responses, each one's search from a shared grid.
+
+At a point of the grid the equations are factorised once and solved for all responses together; each then begins
+where its own criterion is least, and `fitting.estimate` does the rest.
+"""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import scipy.linalg as sla
+
+from .._errors import SparselmmError
+from .._typing import FloatArray
+from ..equations import CrossProducts, cross_products
+from ..fitting import Estimate, estimate
+from ..likelihood import Likelihood
+from .design import Block, Design, term_matrix
+from .estimates import NOT_CONVERGED, Estimates, empty
+
+GRID = (0.1, 0.5, 1.0, 2.5)  # standard deviations of effects of unit size, relative to sigma, the same in every term
+SD = "sd_"
+
+
+class Structured:
+    """Fits responses one after another through the sparse mixed-model equations."""
+
+    def __init__(self, design: Design, reml: bool):
+        self.design, self.reml = design, reml
+        self.likelihood = Likelihood(design.spec, products=design.products)
+        structures, bases = self.likelihood.parameters.structures, design.products.bases
+        roots = [[np.asarray(size * np.linalg.inv(basis), dtype=np.float64) for basis in bases] for size in GRID]
+        self.starts = [self.likelihood.parameters.start(root) for root in roots] if structures else []
+
+    def fit(self, block: Block) -> Estimates:
+        """Every response of a block at its own optimum."""
+        v = block.residual.shape[1]
+        out = empty(v, len(self.design.L), self.likelihood.parameters.count)
+        sums = self._sums(block.residual)
+        starts = self._starts(sums, block)
+        base = self.design.loadings @ block.beta
+        for j in range(v):
+            try:
+                self._put(out, j, self._estimate(j, sums, block, starts), base[:, j])
+            except SparselmmError as error:
+                out.blank(np.arange(v) == j, str(error))
+        return out
+
+    def _sums(self, Y: FloatArray) -> list[FloatArray]:
+        """Z'WY in the conditioned bases, (m, r, v) for each term."""
+        out = []
+        for term, basis in zip(self.design.spec.terms, self.design.products.bases, strict=True):
+            raw = term_matrix(term).T @ (self.design.weights[:, None] * Y)
+            shaped = raw.reshape(term.n_levels, term.n_effects, Y.shape[1])
+            out.append(np.einsum("ba,mbv->mav", np.linalg.inv(basis), shaped))
+        return out
+
+    def _starts(self, sums: list[FloatArray], block: Block) -> list[FloatArray | None]:
+        """The best theta of the grid for each response; None where R has parameters and the sums change with it."""
+        v, nu = block.residual.shape[1], self.design.degrees(self.reml)
+        if self.design.spec.residual is not None or not self.starts:
+            return [None] * v
+        values = np.array([self._values(theta, sums, block.ss, nu) for theta in self.starts])
+        return [self.starts[i] for i in values.argmin(axis=0)]
+
+    def _values(self, theta: FloatArray, sums: list[FloatArray], ss: FloatArray, nu: int) -> FloatArray:
+        """-2l of every response at theta up to what theta does not change, (v,): one factor, one solve."""
+        likelihood, p = self.likelihood, self.design.p
+        solution = likelihood.solution(theta)
+        right = [np.matmul(T.T, s).reshape(-1, s.shape[2]) for T, s in zip(solution.T, sums, strict=True)]
+        B = np.concatenate(right)
+        solved = likelihood.engine.solve(B)
+        half = sla.solve_triangular(solution.RX, -solution.E[:, :p].T @ B, lower=True)
+        r2 = ss - np.einsum("qv,qv->v", B, solved) - (half**2).sum(axis=0)
+        deviance = likelihood(theta, reml=self.reml).deviance
+        return deviance + nu * np.log(r2 / solution.r2)
+
+    def _estimate(self, j: int, sums: list[FloatArray], block: Block, starts: list[FloatArray | None]) -> Estimate:
+        likelihood = copy.copy(self.likelihood)
+        likelihood.equations = copy.copy(self.likelihood.equations)
+        likelihood.products = likelihood.equations.products = self._products(j, sums, block)
+        likelihood._solved = likelihood._derived = likelihood._held = None
+        self._likelihood = likelihood
+        return estimate(likelihood, reml=self.reml, start=starts[j])
+
+    def _products(self, j: int, sums: list[FloatArray], block: Block) -> CrossProducts:
+        """The design's cross-products with response j in the last place."""
+        old, p = self.design.products, self.design.p
+        if old.banded is not None:
+            return cross_products(replace(self.design.spec, y=block.residual[:, j]))
+        pairs = zip(old.Zxy, sums, strict=True)
+        Zxy = tuple(np.concatenate([Z[:, :, :p], s[:, :, j : j + 1]], axis=2) for Z, s in pairs)
+        xy = old.xy.copy()
+        xy[p, :p] = xy[:p, p] = 0.0
+        xy[p, p] = block.ss[j]
+        return replace(old, Zxy=Zxy, xy=xy, fixed=replace(old.fixed, start=np.zeros(p)))
+
+    def _put(self, out: Estimates, j: int, found: Estimate, base: FloatArray) -> None:
+        theta, sigma = found.evaluation.theta, found.evaluation.sigma
+        parameters, kept = self.likelihood.parameters, self.design.L
+        sd = np.array([name.startswith(SD) for name in parameters.natural_names])
+        cov = self._likelihood.vcov(theta, sigma)
+        out.beta[j], out.se[j] = base + kept @ found.evaluation.beta, np.sqrt(np.einsum("ca,ab,cb->c", kept, cov, kept))
+        out.theta[j], out.sigma[j] = theta, sigma
+        out.varpar[j] = parameters.to_natural(theta) * np.where(sd, sigma, 1.0)
+        out.loglik[j], out.gradient_norm[j] = -0.5 * found.evaluation.deviance, found.gradient_norm
+        out.nobs[j], out.converged[j], out.is_singular[j] = self.design.n, found.converged, found.is_singular
+        out.reason[j] = "" if found.converged else NOT_CONVERGED
