@@ -62,7 +62,7 @@ def _ends(value: float, error: float, z: float, scale: Scale) -> tuple[float, fl
     """NaN where there is no standard error."""
     if not np.isfinite(error):
         return np.nan, np.nan
-    step = 1e-6 * max(abs(value), 1e-3)
+    step = 1e-6 * abs(value) if value else 1e-6
     slope = (scale.to(value + step) - scale.to(value - step)) / (2 * step)
     centre, half = scale.to(value), z * error * slope
     return scale.back(centre - half), scale.back(centre + half)

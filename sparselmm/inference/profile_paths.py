@@ -23,7 +23,7 @@ from .refit import Responses, of_same_pattern
 AnyLikelihood = Likelihood | DenseLikelihood
 SEARCH = Options(tolerance=1e-4, fallback=False)  # in standard errors: the deviance is then right to 1e-8
 STEP = 1e-5  # of differences through the chart, of a coordinate of order one
-FAR = 15.0  # |log value| beyond which the deviance will not change any more
+FAR = 15.0  # of a logarithm, or an arctanh, from the estimate: beyond that the deviance will not change any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +47,13 @@ def _same(x: float) -> float:
 
 
 IDENTITY = Scale(_same, _same)
-LOG = Scale(lambda v: float(np.log(v)), lambda u: float(np.exp(u)), -FAR, FAR, limits=(0.0, np.inf))
+LOG = Scale(lambda v: float(np.log(v)), lambda u: float(np.exp(u)), limits=(0.0, np.inf))
 SCALES = {
     "sd": Scale(_same, _same, 0.0, np.inf, even=True, limits=(0.0, np.inf)),
     "cor": Scale(
         lambda v: float(np.arcsin(v)), lambda u: float(np.sin(u)), -np.pi / 2, np.pi / 2, even=True, limits=(-1.0, 1.0)
     ),
-    "rho": Scale(
-        lambda v: float(np.arctanh(v)), lambda u: float(np.tanh(u)), -FAR, FAR, limits=(-1.0, 1.0)
-    ),
+    "rho": Scale(lambda v: float(np.arctanh(v)), lambda u: float(np.tanh(u)), limits=(-1.0, 1.0)),
     "kappa": LOG,
     "ratio": LOG,
     "start": LOG,
@@ -135,11 +133,10 @@ class VariancePath:
     def __init__(
         self, likelihood: AnyLikelihood, base: Estimate, name: str, value: float, error: float, unit: float
     ) -> None:
-        self.scale = _bounded(likelihood, name)
+        self.scale = _bounded(likelihood, name, value)
         self._likelihood, self._base, self._name, self._unit = likelihood, base, name, unit
         self._scaling = likelihood.scaling()
-        with np.errstate(divide="ignore"):  # a rate of zero, a correlation of one
-            self.start = float(np.clip(self.scale.to(value), self.scale.low, self.scale.high))
+        self.start = float(np.clip(_coordinate(self.scale, value), self.scale.low, self.scale.high))
         self.step = 0.5 * abs(self._derivative(error)) if np.isfinite(error) else 0.1 * max(abs(self.start), 0.1 * unit)
 
     def _derivative(self, error: float) -> float:
@@ -183,14 +180,23 @@ class VariancePath:
         return np.append(theta, 2.0 * np.log(sigma))
 
 
-def _bounded(likelihood: AnyLikelihood, name: str) -> Scale:
+def _coordinate(scale: Scale, value: float) -> float:
+    with np.errstate(divide="ignore"):  # a rate of zero, a correlation of one
+        return scale.to(value)
+
+
+def _bounded(likelihood: AnyLikelihood, name: str, value: float) -> Scale:
     """The scale of a parameter; those of precisions and residuals end where their own coordinate, which is u, does."""
     scale, parameters = scale_of(name), likelihood.parameters
-    if name == SIGMA or scale.even:
+    if scale.even:
         return scale
-    i = parameters.natural_names.index(name)
-    low, high = (ends[i] for ends in parameters.bounds())
-    return replace(scale, low=max(scale.low, low), high=min(scale.high, high))
+    u, low, high = _coordinate(scale, value), -np.inf, np.inf
+    if name != SIGMA:
+        i = parameters.natural_names.index(name)
+        low, high = (float(ends[i]) for ends in parameters.bounds())
+    if np.isfinite(u):
+        low, high = max(low, u - FAR), min(high, u + FAR)
+    return replace(scale, low=low, high=high)
 
 
 class CoefficientPath:

@@ -142,6 +142,21 @@ def test_a_correlation_is_bounded():
     assert np.isnan(held.varpar[name]) and held.confint("profile", which=name).loc[name].isna().all()
 
 
+@pytest.mark.parametrize("factor", [1e-9, 1e9])
+def test_the_unit_of_the_response_does_not_matter(factor):
+    data, _ = structured()
+    formula, options = "y ~ x + (1 | g)", {"residual": "varident(half)"}
+    fits = [slm.lmm(formula, data.assign(y=f * data.y), **options) for f in (1.0, factor)]
+    assert_in_units(*(fit.confint("profile") for fit in fits), factor)
+    assert_in_units(*(fit.confint("wald") for fit in fits), factor)
+
+
+def assert_in_units(expected, found, factor):
+    unit = np.where(expected.index.str.startswith("ratio"), 1.0, factor)
+    width = expected["upper"] - expected["lower"]
+    assert ((found.div(unit, axis=0) - expected).abs().max(axis=1) <= EXACT * 10 * width).all()
+
+
 def test_reml_or_ml_gives_the_same(fits):
     ml = slm.lmm(GOLDEN["Pastes"]["formula"], load_dataset("Pastes"), reml=False)
     pd.testing.assert_frame_equal(ml.confint("profile"), fits["Pastes"].confint("profile"), rtol=1e-5)
