@@ -248,10 +248,11 @@ def test_the_last_method_is_kept_and_belongs_to_its_fit():
     assert ddf_method(first, "wald").vcov[0, 0] != ddf_method(second, "wald").vcov[0, 0]
 
 
-def test_insteval_needs_no_rows():
-    """An evaluation of 4,114 random effects is forecast far below what a default may cost."""
-    model = slm.LinearMixedModel("y ~ service + (1 | s) + (1 | d) + (1 | dept)", golden.load("lme4_InstEval"))
-    assert 0 < 8 * 3 * model.likelihood.flops < ddf.AFFORDABLE
+def test_insteval_is_that_of_lmertest():
+    """lmerTest 3.1-3, `as_lmerModLmerTest` of lme4 1.1-31's fit with calc.derivs = FALSE: 15.35944 and 37613.95404."""
+    fit = slm.lmm("y ~ service + (1 | s) + (1 | d) + (1 | dept)", golden.load("lme4_InstEval"))
+    assert ddf.default_method(fit) == "satterthwaite"
+    np.testing.assert_allclose(fit.coef_table().df, [15.35944, 37613.95404], rtol=DF_RTOL)
 
 
 def conditioned(term, basis):
