@@ -8,13 +8,15 @@ from .likelihood import Likelihood
 
 FLOOR, CEILING = 0.2, 1e4  # of a variance ratio: near zero the criterion is flat in T, so do not start there
 EM_STEPS, EM_GAIN = 2, 2.0  # a second EM step only where the first lowered the deviance by this much
+FEW_ROWS = 2.5  # a level: such a term among correlated levels looks like the residual to moments, which ignore Q
 
 
 def moment_ratios(likelihood: Likelihood) -> list[FloatArray]:
     """Variance ratios to sigma^2 of each effect in its conditioned basis, (r,) for each term.
 
     Equates sums of squares of Z_k'W e and of e, e the least-squares residual, to their expectations without the
-    fixed effects' part (Rao 1971, MINQUE at zero ratios), with no negative solution.
+    fixed effects' part (Rao 1971, MINQUE at zero ratios), with no negative solution. Terms whose levels are correlated
+    and have FEW_ROWS share what is left of the variance evenly with the residual.
     """
     products = likelihood.products
     sizes = [t.n_effects for t in likelihood.spec.terms]
@@ -38,9 +40,23 @@ def moment_ratios(likelihood: Likelihood) -> list[FloatArray]:
         u[where] = (Zxy[:, :, p] ** 2).sum(axis=0)
     u[last] = products.xy[p, p]
     scale = 1.0 / np.sqrt(np.diag(A))
-    variances = scale * nnls(scale[:, None] * A * scale, scale * u)[0]
-    sigma2 = max(variances[last], 1e-2 * u[last] / A[last, last])
+    weak = [_has_few_rows(likelihood, k) for k in range(len(sizes))]
+    told = np.append(np.repeat(~np.array(weak), sizes), True)
+    variances = np.zeros(last + 1)
+    A, u = scale[:, None] * A * scale, scale * u
+    variances[told] = scale[told] * nnls(A[np.ix_(told, told)], u[told])[0]
+    sigma2 = max(variances[last], 1e-2 * u[last] * scale[last]) / (1 + sum(weak))
+    variances[~told] = sigma2
     return [np.clip(variances[where] / sigma2, FLOOR, CEILING) for where in place]
+
+
+def _has_few_rows(likelihood: Likelihood, k: int) -> bool:
+    """Whether term k has a precision and FEW_ROWS for each level that has any."""
+    if likelihood.spec.terms[k].Q is None:
+        return False
+    own = next(b for b in likelihood.products.blocks if b.row_term == b.col_term == k)
+    used = own.values[own.rows == own.cols].any(axis=(1, 2)).sum()
+    return bool(likelihood.spec.n < FEW_ROWS * used)
 
 
 def starting_theta(likelihood: Likelihood, *, reml: bool) -> tuple[FloatArray, int]:
@@ -48,6 +64,8 @@ def starting_theta(likelihood: Likelihood, *, reml: bool) -> tuple[FloatArray, i
     if not likelihood.spec.terms:
         return likelihood.parameters.start([]), 0
     theta = _nearest(likelihood, [np.diag(np.sqrt(r)) for r in moment_ratios(likelihood)])
+    if any(t.Q is not None for t in likelihood.spec.terms):  # EM is slow along correlated levels, Newton is not
+        return theta, 0
     before = np.inf
     for step in range(EM_STEPS):
         now = likelihood(theta, reml=reml).deviance
