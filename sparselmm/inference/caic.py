@@ -10,6 +10,7 @@ import numpy as np
 
 from .._typing import FloatArray
 from ..engines.threads import blas_threads
+from .contrasts import need_dense
 from .factorised import Factorised, factorise
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class ConditionalAIC:
 
 def conditional_aic(fit: "Fit") -> ConditionalAIC:
     """Conditional AIC at the estimated variances; their own uncertainty is not counted (Greven & Kneib 2010 do)."""
+    need_dense(fit, "the conditional AIC")
     with blas_threads(fit.likelihood.flops):
         at = factorise(fit)
         rho = effective_df(at)

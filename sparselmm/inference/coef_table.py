@@ -20,16 +20,22 @@ def coef_table(fit: "Fit", ddf: str | Method | None = None) -> pd.DataFrame:
     """
     method = ddf_method(fit, ddf)
     kept = fit.likelihood.kept
-    table = contrast_table(fit.fixef.to_numpy()[kept], np.eye(len(kept)), method)
+    errors = np.sqrt(np.diag(method.vcov))
+    table = contrast_table(fit.fixef.to_numpy()[kept], np.eye(len(kept)), method, errors=errors)
     table.index = pd.Index([fit.spec.fixed_names[j] for j in kept])
     return table.reindex(list(fit.spec.fixed_names))
 
 
 def contrast_table(
-    difference: FloatArray, L: FloatArray, method: Method, rhs: FloatArray | float = 0.0
+    difference: FloatArray,
+    L: FloatArray,
+    method: Method,
+    rhs: FloatArray | float = 0.0,
+    errors: FloatArray | None = None,
 ) -> pd.DataFrame:
     """estimate, std_error, df, t or z, p_value of L beta - rhs = difference, (c,), for each row of L (c, p)."""
-    errors = np.sqrt(np.einsum("cp,pq,cq->c", L, method.vcov, L, optimize=True))
+    if errors is None:
+        errors = np.sqrt(np.einsum("cp,pq,cq->c", L, method.vcov, L, optimize=True))
     df, name = method.degrees(L), "z" if method.name == "wald" else "t"
     with np.errstate(divide="ignore", invalid="ignore"):
         t = difference / errors

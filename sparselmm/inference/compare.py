@@ -12,6 +12,7 @@ from .._errors import ModelError
 from .._typing import FloatArray
 from ..fitting import estimate
 from ..terms import ModelSpec
+from .contrasts import need_dense
 
 if TYPE_CHECKING:
     from ..results import Fit
@@ -104,6 +105,8 @@ def _correlations(variances: Sequence[str], new: set[str], old: set[str]) -> set
 
 def _nested_fixed(small: "Fit", large: "Fit") -> str:
     """What the spaces of X have to do with each other; ModelError where the smaller is not in the larger."""
+    for fit in (small, large):
+        need_dense(fit, "a check of nesting (test=False leaves it out)")
     p_small, p_large = len(small.likelihood.kept), len(large.likelihood.kept)
     X, inner = large.spec.X[:, large.likelihood.kept], small.spec.X[:, small.likelihood.kept]
     if _outside(inner, X):
@@ -182,6 +185,8 @@ def _check_criteria(fits: Sequence["Fit"]) -> None:
         raise ModelError("some fits are by REML and some by ML: give refit=True, or fit all of them alike")
     if not fits[0].reml:
         return
+    for fit in fits:
+        need_dense(fit, "a comparison of REML criteria")
     for small, large in zip(fits, fits[1:], strict=False):
         spaces = [fit.spec.X[:, fit.likelihood.kept] for fit in (small, large)]
         if _outside(*spaces) or _outside(*reversed(spaces)):

@@ -57,6 +57,15 @@ def estimable(fit: "Fit", rows: FloatArray, names: tuple[str, ...]) -> FloatArra
     return rows[:, fit.likelihood.kept]
 
 
+def need_dense(fit: "Fit", what: str) -> None:
+    """ModelError where fixed effects are sparse, or a precision has a null space that counts among them."""
+    if fit.spec.S is not None or fit.likelihood.n_fixed != len(fit.likelihood.kept):
+        raise ModelError(
+            f"{what} is not there for sparse fixed effects and for precisions with a null space; fit.test(L) and "
+            "fit.coef_table() are"
+        )
+
+
 def null_space(fit: "Fit") -> FloatArray:
     """Directions of the coefficients that X does not see, a column for each dropped one, (columns of X, dropped)."""
     kept, p = fit.likelihood.kept, len(fit.spec.fixed_names)

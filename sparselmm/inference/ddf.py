@@ -82,11 +82,12 @@ def default_method(fit: "Fit") -> str:
 def satterthwaite_cost(fit: "Fit") -> float:
     """Floating-point operations that Satterthwaite's method is forecast to take.
 
-    Two evaluations a parameter, each a factorisation, a selected inverse (measured: 1 to 2 factorisations) and work
-    in proportion to the nonzeros of M and, where the residual has parameters, to the rows.
+    Two evaluations a parameter, each a factorisation, a selected inverse (measured: 1 to 2 factorisations), the
+    covariance of the coefficients and work in proportion to the nonzeros of M and, where the residual has parameters,
+    to the rows.
     """
     likelihood = fit.likelihood
-    one = 4.0 * likelihood.flops
+    one = 4.0 * likelihood.flops + 4.0 * len(likelihood.kept) ** 3
     if isinstance(likelihood, Likelihood):
         one += 500.0 * likelihood.equations.pattern.nnz
         if likelihood.parameters.residual is not None:

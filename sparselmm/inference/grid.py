@@ -12,6 +12,7 @@ from .._errors import ModelError
 from .._typing import FloatArray
 from ..formula.coding import Coding, read_coding
 from ..formula.names import suggest
+from .contrasts import need_dense
 
 if TYPE_CHECKING:
     from ..results import Fit
@@ -28,6 +29,7 @@ def reference_grid(fit: "Fit", at: Mapping[str, Any]) -> dict[str, list[Any]]:
     encoding = fit.spec.encoding
     if encoding is None:
         raise ModelError("a model from arrays has no factors: test weights of its coefficients with fit.test(L)")
+    need_dense(fit, "emmeans")
     columns = encoding.fixed_design.columns
     for name in at:
         if name not in columns:

@@ -8,6 +8,7 @@ import numpy as np
 from .._errors import ModelError
 from .._typing import FloatArray, IntArray
 from ..formula.coding import CodedTerm, Coding, read_coding
+from .contrasts import need_dense
 
 if TYPE_CHECKING:
     from ..results import Fit
@@ -28,6 +29,7 @@ def term_hypotheses(fit: "Fit", type: int = 3) -> dict[str, FloatArray]:
         raise ModelError(f"anova(type={type!r}): one of {', '.join(map(str, TYPES))}")
     if fit.spec.encoding is None:
         raise ModelError("a model from arrays has no terms: test columns of X with fit.test(L)")
+    need_dense(fit, "anova")
     coding = read_coding(fit.spec.encoding.fixed_design)
     return TYPES[type](fit, coding)
 

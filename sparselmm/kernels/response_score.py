@@ -248,11 +248,15 @@ def evaluate_responses(
 
 
 @njit(cache=True, parallel=True)
-def shared_values(
-    T: FloatArray, G: FloatArray, C: FloatArray, D: FloatArray, c: FloatArray, s: FloatArray, yy: FloatArray, q: int,
-    cols: IntArray, counts: IntArray, starts: IntArray, owners: IntArray, sizes: IntArray, reml: bool, r2: FloatArray,
+def shared_reductions(
+    T: FloatArray, G: FloatArray, C: FloatArray, D: FloatArray, c: FloatArray, s: FloatArray, q: int,
+    cols: IntArray, counts: IntArray, starts: IntArray, owners: IntArray, sizes: IntArray, reml: bool,
+    h: FloatArray, half: FloatArray,
 ) -> float:  # fmt: skip
-    """r^2 (v,) of every response at one T (K, R, R), factorised once; returns the log-determinant."""
+    """h (v, m, r) and half (v, d) of every response at one T (K, R, R), factorised once; returns the log-determinant.
+
+    y_i'Py_j = y_i'Wy_j - h_i'h_j - half_i'half_j.
+    """
     (m, r, width), d, r0 = C.shape, len(D), sizes[0]
     L, F, S, M = np.empty((m, r, r)), np.empty((m, r, width)), D.copy(), np.empty((d, d))
     T0 = T[0, :r0, :r0].copy()
@@ -261,9 +265,8 @@ def shared_values(
         return np.nan
     for i in range(d if reml else q):
         logdet += 2.0 * np.log(M[i, i])
-    for j in prange(len(yy)):
-        h, reduced = np.empty((m, r)), s[j].copy()
-        left = yy[j] - reduce_right(T0, L, F, cols, counts, c[j], h, reduced)
-        half = tail_forward(M, reduced, starts, owners, sizes, T)
-        r2[j] = left - (half * half).sum()
+    for j in prange(len(s)):
+        reduced = s[j].copy()
+        reduce_right(T0, L, F, cols, counts, c[j], h[j], reduced)
+        half[j] = tail_forward(M, reduced, starts, owners, sizes, T)[:, 0]
     return logdet

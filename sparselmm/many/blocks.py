@@ -1,14 +1,17 @@
 """A block of responses: what cannot be fitted is set aside, gaps are grouped by pattern, the rest is fitted."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 
-from .._errors import SparselmmError
+from .._errors import DataError, SparselmmError
 from .._typing import BoolArray, FloatArray, IntArray
 from ..kernels.screen import screen
 from ..terms import ROUNDING
+from .common import fit_common
 from .design import Block, Design, residualise
 from .estimates import CONSTANT, EXACT, INFINITE, MISSING, Estimates, empty
 from .general import General, is_general
@@ -55,6 +58,25 @@ def fit_block(
     if len(partial):
         out.put(partial, fit_patterns(design, gaps, reml, None if weights is None else weights[partial]))
     return out
+
+
+def complete(Y: FloatArray) -> BoolArray:
+    """Which columns of Y (n, v) have every value and vary."""
+    return np.isfinite(Y).all(axis=0) & (Y.max(axis=0) > Y.min(axis=0))
+
+
+def fit_together(
+    design: Design, Y: FloatArray, reml: bool, names: pd.Index
+) -> tuple[pd.Index, Estimates, Mapping[str, Any]]:
+    """`fit_common` of the responses that can take part; the others get a reason."""
+    whole = complete(Y)
+    out = empty(Y.shape[1], len(design.L), design.parameters.count)
+    out.blank(~whole, "constant, or with gaps, which mode='common' does not take")
+    if not whole.any():
+        raise DataError("mode='common': every response is constant or has gaps")
+    found, extra = fit_common(design, residualise(design, Y[:, whole]), reml, names[whole])
+    out.put(np.flatnonzero(whole), found)
+    return names, out, extra
 
 
 def _fit_complete(

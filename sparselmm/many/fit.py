@@ -1,6 +1,7 @@
 """`lmm_many`: formula, table and Y -> arrays of estimates."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,16 @@ from .._typing import FloatArray, IntArray
 from ..formula import build_spec
 from ..formula.table import open_table
 from ..terms import ModelSpec
-from .blocks import fit_block, make_fitter
-from .design import Design, contrast_matrix
+from .blocks import Fitter, complete, fit_block, fit_together, make_fitter
+from .design import Design, contrast_matrix, residualise
 from .estimates import Estimates, concatenate
 from .general import is_general
 from .responses import CELLS, Source, match, open_responses
 from .result import ManyFits
+from .shrunk import fit_prior, profiles, shrunken
+from .spectral import Spectral, is_one_ratio
 
+Outcome = tuple[pd.Index, Estimates, Mapping[str, Any]]
 MODES = ("per-response", "common", "shrunk")
 
 
@@ -55,8 +59,9 @@ def lmm_many(
     design = Design(spec, contrast_matrix(contrasts, spec.fixed_names))
     if own is not None:
         own = check_weights(own, source, design, keep)
-    names, estimates = _fit_blocks(design, source.blocks(keep, block_size(design)), reml, own)
-    return ManyFits(spec, design, names, tuple(contrasts or ()), estimates, reml, mode, {})
+    run = _Run(design, source, keep, reml, own)
+    names, estimates, extra = {"per-response": run.each, "common": run.common, "shrunk": run.shrunk}[mode]()
+    return ManyFits(spec, design, names, tuple(contrasts or ()), estimates, reml, mode, extra)
 
 
 def each_responses_own(weights: Any) -> FloatArray | None:
@@ -142,16 +147,48 @@ def _labels(data: Any, table: Any, samples: str | None) -> pd.Index | None:
     return index if isinstance(index, pd.Index) and not isinstance(index, pd.RangeIndex) else None
 
 
-def _fit_blocks(
-    design: Design, blocks: Iterator[tuple[pd.Index, FloatArray]], reml: bool, weights: FloatArray | None
-) -> tuple[pd.Index, Estimates]:
-    fitter = make_fitter(design, reml, weights is not None)
-    names, parts, done = [], [], 0
-    for labels, Y in blocks:
-        own = None if weights is None else weights[done : done + Y.shape[1]]
-        names.append(labels)
-        parts.append(fit_block(design, fitter, Y, reml, own))
-        done += Y.shape[1]
-    if not parts:
-        raise DataError("Y has no responses")
-    return names[0].append(names[1:]), concatenate(parts)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Run:
+    """The three modes. own: (v, n) weights of each response, or None."""
+
+    design: Design
+    source: Source
+    keep: IntArray | None
+    reml: bool
+    own: FloatArray | None
+
+    def each(self, fitter: Fitter | None = None) -> Outcome:
+        """Every response at its own optimum, block by block."""
+        fitter = make_fitter(self.design, self.reml, self.own is not None) if fitter is None else fitter
+        names, parts, done = [], [], 0
+        for labels, Y in self._blocks():
+            own = None if self.own is None else self.own[done : done + Y.shape[1]]
+            names.append(labels)
+            parts.append(fit_block(self.design, fitter, Y, self.reml, own))
+            done += Y.shape[1]
+        if not parts:
+            raise DataError("Y has no responses")
+        return names[0].append(names[1:]), concatenate(parts), {}
+
+    def common(self) -> Outcome:
+        """All responses at one V."""
+        if self.own is not None:
+            raise ModelError("mode='common' has one V for all responses: give one weight a sample, not one a cell")
+        blocks = list(self._blocks())
+        names = blocks[0][0].append([labels for labels, _ in blocks[1:]])
+        return fit_together(self.design, np.hstack([Y for _, Y in blocks]), self.reml, names)
+
+    def shrunk(self) -> Outcome:
+        """Every response with a prior on its ratio; two passes over Y."""
+        if not is_one_ratio(self.design) or self.own is not None:
+            raise ModelError("mode='shrunk' is for one variance ratio, such as (1 | g), and weights that all share")
+        if self.source.names is None:
+            raise DataError("mode='shrunk' reads Y twice: give it in memory, not as an iterator of blocks")
+        fitter = Spectral(self.design, self.reml)
+        found = [profiles(fitter, residualise(self.design, Y[:, complete(Y)])) for _, Y in self._blocks()]
+        mu, tau = fit_prior(np.concatenate(found))
+        names, estimates, _ = self.each(shrunken(fitter, mu, tau))
+        return names, estimates, {"log_ratio_mean": mu - np.log(fitter.scale), "log_ratio_sd": tau}
+
+    def _blocks(self) -> Iterator[tuple[pd.Index, FloatArray]]:
+        return self.source.blocks(self.keep, block_size(self.design))

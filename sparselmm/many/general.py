@@ -13,7 +13,7 @@ import scipy.sparse as sp
 
 from .._typing import BoolArray, FloatArray, IntArray
 from ..kernels.response_products import all_products
-from ..kernels.response_score import evaluate_responses, shared_values
+from ..kernels.response_score import evaluate_responses, shared_reductions
 from ..terms import RandomTerm
 from .design import Block, Design
 from .estimates import NOT_CONVERGED, Estimates, empty
@@ -105,6 +105,13 @@ class General:
         )  # fmt: skip
         return out
 
+    def reductions(self, theta: FloatArray, p: Products) -> tuple[float, FloatArray, FloatArray]:
+        """log-determinant, h (v, m r) and half (v, d) at one theta (k,): y'Py = y'Wy - h'h - half'half."""
+        h, half = np.empty_like(p.c), np.empty_like(p.s)
+        where: tuple[Any, ...] = (self.q, *self.layout, self.reml, h, half)
+        logdet = shared_reductions(self.factors.factors(theta[None])[0], p.G[0], p.C[0], p.D[0], p.c, p.s, *where)
+        return logdet, h.reshape(len(h), -1), half
+
     def fit(self, block: Block) -> Estimates:
         """Every response of a block at its own optimum."""
         v = block.residual.shape[1]
@@ -113,14 +120,14 @@ class General:
             where = slice(lo, min(lo + CHUNK, v))
             W = None if block.weights is None else block.weights[where]
             base = (self.design.loadings @ block.beta[:, where]).T
-            out.put(where, _Chunk(self, block.residual[:, where].T, W).fit(base))
+            out.put(where, Chunk(self, block.residual[:, where].T, W).fit(base))
         return out
 
 
-class _Chunk:
+class Chunk:
     """Some responses of a block, with their products."""
 
-    def __init__(self, model: General, Y: FloatArray, W: FloatArray | None):
+    def __init__(self, model: General, Y: FloatArray, W: FloatArray | None = None):
         self.model, self.factors, self.reml, self.nu = model, model.factors, model.reml, model.nu
         Y = np.ascontiguousarray(Y)
         self.products = model.products(Y, W)
@@ -133,16 +140,14 @@ class _Chunk:
         search = minimise_many(self.evaluate, self._starts())
         self._from_lower_rank(search)
         self._at_edges(search)
-        return self._estimates(search, base)
+        return self.estimates(search.x, search.norm, base, self.model.ddf)
 
     def _starts(self) -> FloatArray:
         """The best point of the grid for each response, in the search's coordinates."""
-        p, best = self.shared, np.full(self.v, np.inf)
-        theta, r2 = np.empty((self.v, self.factors.count)), np.empty(self.v)
+        best, theta = np.full(self.v, np.inf), np.empty((self.v, self.factors.count))
         for row in self.model.starts:
-            T = self.factors.factors(row[None])[0]
-            where: tuple[Any, ...] = (self.model.q, *self.model.layout, self.reml, r2)
-            logdet = shared_values(T, p.G[0], p.C[0], p.D[0], p.c, p.s, p.yy, *where)
+            logdet, h, half = self.model.reductions(row, self.shared)
+            r2 = self.shared.yy - np.einsum("vq,vq->v", h, h) - np.einsum("vd,vd->v", half, half)
             value = logdet + self.nu * np.log(r2)
             better = value < best
             theta[better], best[better] = row, value[better]
@@ -175,6 +180,14 @@ class _Chunk:
         inverse = self.factors.inverse
         value[np.isnan(value)] = np.inf
         return Points(value, gradient @ inverse, inverse.T @ hessian @ inverse, sigma2, cross @ inverse, beta, vcov)
+
+    def unit_score(self, x: FloatArray) -> FloatArray:
+        """Sum over responses, each at x (v, k), of d(-2l)/dx at sigma = 1."""
+        theta = self.factors.theta(x)
+        G = self.factors.gradients(theta)
+        _, A, B, *_ = self._raw(np.arange(self.v), theta, G, False)
+        total = np.einsum("vkab,vkab->k", (A - B)[:, self.factors.owner], G)
+        return total @ self.factors.inverse
 
     def evaluate(self, which: IntArray, x: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """What a search needs."""
@@ -216,13 +229,14 @@ class _Chunk:
         which: list[int] = []
         points: list[FloatArray] = []
         for j in np.flatnonzero((np.abs(x) < NEAR_EDGE).any(axis=1)):
-            found = _edges(self.factors, x[j])
+            found = edges(self.factors, x[j])
             which += [int(j)] * len(found)
             points += found
         return np.array(which, dtype=np.int64), np.array(points).reshape(len(points), x.shape[1])
 
-    def _estimates(self, search: Searches, base: FloatArray) -> Estimates:
-        theta, L = self.factors.canonical(self.factors.theta(search.x)), self.model.design.loadings
+    def estimates(self, x: FloatArray, norm: FloatArray, base: FloatArray, ddf: bool) -> Estimates:
+        """Everything at x (v, k) with its certificates (v,)."""
+        theta, L = self.factors.canonical(self.factors.theta(x)), self.model.design.loadings
         points = self.at(np.arange(self.v), self.factors.coordinates(theta))
         unscaled = np.einsum("ca,vab,cb->vc", L, points.vcov, L)
         out = empty(self.v, len(L), self.factors.count)
@@ -232,10 +246,10 @@ class _Chunk:
         out.varpar[:] = self.factors.natural(theta) * np.where(sd, out.sigma[:, None], 1.0)
         out.beta[:], out.se[:] = base + points.beta @ L.T, np.sqrt(points.sigma2[:, None] * unscaled)
         out.loglik[:] = -0.5 * (points.value + self._constant())
-        if self.model.ddf:
-            out.df[:], out.df_residual[:] = self._satterthwaite(search.x, points, unscaled)
-        out.gradient_norm[:], out.nobs[:] = search.norm, self.model.design.n
-        out.converged[:] = search.norm <= CERTIFICATE
+        if ddf:
+            out.df[:], out.df_residual[:] = self._satterthwaite(x, points, unscaled)
+        out.gradient_norm[:], out.nobs[:] = norm, self.model.design.n
+        out.converged[:] = norm <= CERTIFICATE
         out.is_singular[:] = self.factors.singular(theta)
         out.reason[:] = np.where(out.converged, "", NOT_CONVERGED)
         return out
@@ -295,7 +309,7 @@ def level_columns(codes: IntArray, places: IntArray, m: int, d: int) -> tuple[In
     return cols, counts.astype(np.int64), position[inverse.reshape(places.shape)]
 
 
-def _edges(factors: Factors, x: FloatArray) -> list[FloatArray]:
+def edges(factors: Factors, x: FloatArray) -> list[FloatArray]:
     """x with small parameters put to zero: of all terms first, then of one after another (as `charts.FreeChart`)."""
     joint, single = x.copy(), []
     for structure, part in zip(factors.structures, factors.slices, strict=True):

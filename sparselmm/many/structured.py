@@ -38,10 +38,9 @@ class Structured:
         out = empty(v, len(self.design.L), self.likelihood.parameters.count)
         sums = self._sums(block.residual)
         starts = self._starts(sums, block)
-        base = self.design.loadings @ block.beta
         for j in range(v):
             try:
-                self._put(out, j, self._estimate(j, sums, block, starts), base[:, j])
+                self._put(out, j, self._estimate(j, sums, block, starts), block.beta[:, j])
             except SparselmmError as error:
                 out.blank(np.arange(v) == j, str(error))
         return out
@@ -93,14 +92,15 @@ class Structured:
         xy = old.xy.copy()
         xy[p, :p] = xy[:p, p] = 0.0
         xy[p, p] = block.ss[j]
-        return replace(old, Zxy=Zxy, xy=xy, fixed=replace(old.fixed, start=np.zeros(p)))
+        return replace(old, Zxy=Zxy, xy=xy)
 
     def _put(self, out: Estimates, j: int, found: Estimate, base: FloatArray) -> None:
         theta, sigma = found.evaluation.theta, found.evaluation.sigma
-        parameters, kept = self.likelihood.parameters, self.design.L
+        parameters, L = self.likelihood.parameters, self.design.loadings
         sd = np.array([name.startswith(SD) for name in parameters.natural_names])
-        cov = self._likelihood.vcov(theta, sigma)
-        out.beta[j], out.se[j] = base + kept @ found.evaluation.beta, np.sqrt(np.einsum("ca,ab,cb->c", kept, cov, kept))
+        solution = self._likelihood.solution(theta)
+        half = np.linalg.solve(solution.RX, L.T)
+        out.beta[j], out.se[j] = L @ (base + solution.beta), sigma * np.sqrt((half**2).sum(axis=0))
         out.theta[j], out.sigma[j] = theta, sigma
         out.varpar[j] = parameters.to_natural(theta) * np.where(sd, sigma, 1.0)
         out.loglik[j], out.gradient_norm[j] = -0.5 * found.evaluation.deviance, found.gradient_norm

@@ -1,6 +1,7 @@
 """The table of fixed effects, against lmerTest and pbkrtest (golden), closed forms, and what the summary says."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -10,6 +11,7 @@ from sparselmm.inference import ddf
 from tests.test_golden import FITS, fitted, r_name
 
 RTOL = {"estimate": 1e-5, "std_error": 1e-5, "df": 1e-3, "t": 1e-4}  # agreed for the collection; t is a ratio of two
+SPARSE_RTOL = 1e-5  # two searches
 P_RTOL = 2e-2  # a p value of 1e-17 changes by this where df changes by 1e-3
 R_NAMES = {"estimate": "est", "std_error": "se", "df": "df", "t": "t"}
 
@@ -68,3 +70,26 @@ def test_a_search_that_did_not_end_has_no_information_to_take():
     with pytest.warns(slm.SparselmmWarning):
         fit = model.fit(start=np.array([9.0, 9.0, 9.0]), options=Options(max_iter=1, fallback=False))
     assert not fit.converged and "Wald tests" in fit.summary()
+
+
+def test_sparse_fixed_effects_are_tested_alike_and_refuse_what_needs_dense_ones():
+    """A factor of 120 levels makes sparse columns; the same X given dense is the same model."""
+    rng = np.random.default_rng(0)
+    n, f = 1200, np.arange(1200) % 120
+    table = pd.DataFrame({"g": rng.integers(0, 30, n), "f": f.astype(str), "x": rng.normal(size=n)})
+    table["y"] = table.x + 0.1 * f + rng.normal(size=30)[table.g] + rng.normal(size=n)
+    fit = slm.lmm("y ~ x + f + (1 | g)", table)
+    assert fit.spec.S is not None
+    arrays = slm.LinearMixedModel.from_arrays(
+        fit.spec.y, fit.spec.design.toarray(), [slm.RandomTerm(fit.spec.terms[0].Z)]
+    )
+    dense = arrays.fit()
+    np.testing.assert_allclose(fit.coef_table(), dense.coef_table(), rtol=SPARSE_RTOL, atol=SPARSE_RTOL)
+    L = np.eye(121)[2:5]
+    np.testing.assert_allclose(fit.test(L), dense.test(L), rtol=SPARSE_RTOL)
+    smaller = slm.lmm("y ~ x + (1 | g)", table)
+    requests = [fit.anova, lambda: fit.emmeans("f"), lambda: fit.caic, lambda: slm.compare(smaller, fit)]
+    for request in [*requests, lambda: fit.coef_table("kenward-roger")]:
+        with pytest.raises(slm.ModelError, match="dense fixed effects|sparse fixed effects"):
+            request()
+    assert len(slm.compare(smaller, fit, test=False)) == 2

@@ -6,7 +6,7 @@ import pytest
 import sparselmm as slm
 from sparselmm.formula import build_spec
 from sparselmm.many.design import Design, residualise
-from sparselmm.many.general import General, _Chunk
+from sparselmm.many.general import Chunk, General
 from tests import naive
 from tests.many.references import ONE, SHARED, everything, reference, responses, samples
 from tests.many.test_spectral import FIXEF_RTOL, SD_RTOL, assert_agrees
@@ -63,7 +63,7 @@ def chunk(name, reml, weights=False, v=3, n=144):
     Y = spec.y[:, None] + rng.normal(size=(spec.n, v))
     W = np.exp(rng.normal(size=(v, spec.n), scale=0.5)) if weights else None
     model = General(design, reml)
-    return _Chunk(model, residualise(design, Y.copy()).residual.T, W), Y, design, W
+    return Chunk(model, residualise(design, Y.copy()).residual.T, W), Y, design, W
 
 
 CASES = ["slope", "crossed_slope", "slope_diag", "several_bars", "three_effects", "cs", "nested"]

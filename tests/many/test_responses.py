@@ -1,0 +1,137 @@
+"""Y in every form that is taken, matched by labels; every form gives the same numbers."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import scipy.sparse as sp
+
+import sparselmm as slm
+from tests.many.references import ONE, responses, samples
+
+SAME = 1e-12  # blocks of other shapes take sums in another order
+V = 6
+
+
+@pytest.fixture(scope="module")
+def named():
+    """The table and Y with labels of samples, genes named."""
+    labels = [f"s{i}" for i in range(500)]
+    Y = pd.DataFrame(responses()[:, :V], index=labels).add_prefix("gene")
+    return samples().set_axis(labels), Y
+
+
+def assert_same(fits, expected):
+    for what in ("fixef", "fixef_se", "varpar", "sigma", "loglik"):
+        np.testing.assert_allclose(getattr(fits, what), getattr(expected, what), rtol=SAME, atol=SAME)
+
+
+def test_rows_are_matched_by_label(named):
+    data, Y = named
+    expected = slm.lmm_many(ONE, data, Y)
+    turned = Y.iloc[np.random.default_rng(0).permutation(500)]
+    assert_same(slm.lmm_many(ONE, data, turned), expected)
+    column = data.rename_axis("id").reset_index()
+    assert_same(slm.lmm_many(ONE, column, turned, samples="id"), expected)
+    own = turned.rename_axis("id").reset_index()
+    assert_same(slm.lmm_many(ONE, column, own, samples="id"), expected)
+    assert list(expected.responses[:2]) == ["gene0", "gene1"]
+
+
+@pytest.mark.parametrize("form", ["array", "fortran", "float32", "sparse", "polars", "layer", "X"])
+def test_forms_of_y(named, form):
+    data, Y = named
+    values = Y.to_numpy()
+    adata = SimpleNamespace(
+        X=sp.csr_array(values), layers={"log": values}, obs=data, obs_names=Y.index, var_names=Y.columns
+    )
+    forms = {
+        "array": values, "fortran": np.asfortranarray(values), "float32": values.astype(np.float32),
+        "sparse": sp.csr_array(values), "polars": pl.DataFrame(values), "layer": adata, "X": adata,
+    }  # fmt: skip
+    table = None if form in ("layer", "X") else samples()
+    fits = slm.lmm_many(ONE, table, forms[form], layer="log" if form == "layer" else None)
+    expected = slm.lmm_many(ONE, samples(), values.astype(np.float32) if form == "float32" else values)
+    assert_same(fits, expected)
+    if form in ("layer", "X"):
+        assert list(fits.responses) == list(Y.columns)
+
+
+def test_an_iterator_of_blocks(named):
+    data, Y = named
+    expected = slm.lmm_many(ONE, data, Y)
+    tables = (Y.iloc[::-1, lo : lo + 4] for lo in (0, 4))
+    fits = slm.lmm_many(ONE, data, tables)
+    assert_same(fits, expected)
+    assert list(fits.responses) == list(Y.columns)
+    pairs = iter([(["a", "b"], Y.to_numpy()[:, :2]), (["c"], Y.to_numpy()[:, 2:3])])
+    assert list(slm.lmm_many(ONE, data, pairs).responses) == ["a", "b", "c"]
+    arrays = iter([Y.to_numpy()[:, :2], Y.to_numpy()[:, 2:]])
+    assert list(slm.lmm_many(ONE, data, arrays).responses) == list(range(V))
+
+
+def test_rows_that_the_table_lacks_are_left_out_of_y(named):
+    data, Y = named
+    gaps = data.copy()
+    gaps.loc["s3", "age"] = np.nan
+    expected = slm.lmm_many(ONE, data.drop(index="s3"), Y.drop(index="s3"))
+    assert_same(slm.lmm_many(ONE, gaps, Y), expected)
+    assert_same(slm.lmm_many(ONE, gaps, iter([Y])), expected)
+
+
+def test_blocks_of_any_size_give_the_same(named, monkeypatch):
+    data, Y = named
+    wide = pd.concat([Y] * 30, axis=1)
+    expected = slm.lmm_many(ONE, data, wide)
+    monkeypatch.setattr("sparselmm.many.fit.CELLS", 1)
+    assert_same(slm.lmm_many(ONE, data, wide), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data, Y: (data, Y.rename(index={"s1": "t1"})), "1 samples of the table are not in Y: 's1'"),
+        (lambda data, Y: (data.drop(index="s2"), Y), "1 samples of Y are not in the table: 's2'"),
+        (lambda data, Y: (data, pd.concat([Y, Y.iloc[:1]])), "sample 's0' is in Y more than once"),
+        (lambda data, Y: (data, Y.to_numpy()[:400]), "Y has 400 rows"),
+        (lambda data, Y: (data, Y.to_numpy().T), "transpose it"),
+        (lambda data, Y: (data, Y.assign(word="a")), "hold no numbers, the first is 'word'"),
+        (lambda data, Y: (data, Y.to_numpy()[:, 0]), "samples by responses"),
+        (lambda data, Y: (data, iter([])), "no responses"),
+        (lambda data, Y: (None, Y), "data=None"),
+    ],
+)
+def test_what_does_not_match(named, change, message):
+    data, Y = change(*named)
+    with pytest.raises(slm.DataError, match=message):
+        slm.lmm_many(ONE, data, Y)
+
+
+@pytest.mark.parametrize(
+    ("formula", "message"),
+    [("log(y) ~ age + (1 | donor)", "transform Y"), ("age + (1 | donor)", "each column of Y"), (3, "each column of Y")],
+)
+def test_formulas_without_a_response_of_their_own(formula, message):
+    with pytest.raises(slm.FormulaError, match=message):
+        slm.lmm_many(formula, samples(), responses())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": np.ones((3, 500))}, "weights of 12 responses and 500 samples"),
+        ({"weights": np.zeros((12, 500))}, "positive and finite"),
+        ({"samples": "id"}, "no such column"),
+        ({"layer": "log"}, "is for AnnData"),
+    ],
+)
+def test_options_that_do_not_fit(options, message):
+    with pytest.raises(slm.DataError, match=message):
+        slm.lmm_many(ONE, samples(), responses(), **options)
+
+
+def test_a_response_named_like_a_column_and_weights_by_name():
+    data = samples().assign(w=1.0, y=3.0)
+    assert_same(slm.lmm_many("y" + ONE, data, responses(), weights="w"), slm.lmm_many(ONE, samples(), responses()))
