@@ -47,7 +47,7 @@ def test_public_names():
     assert set(slm.__all__) == {
         *("lmm", "LinearMixedModel", "Fit", "RandomTerm", "ModelSpec", "load_dataset", "dataset_names", "simulate"),
         *("load", "SavedFit"),
-        *("Known", "Pedigree", "set_threads", "compare"),
+        *("Known", "Pedigree", "set_threads", "compare", "lmm_many", "ManyFits"),
         *("SparselmmError", "FormulaError", "DataError", "ModelError", "EngineError", "SparselmmWarning"),
     }
     assert all(hasattr(slm, name) for name in slm.__all__)

@@ -20,13 +20,8 @@ ATTRIBUTES = {
     *("varpar", "varpar_se", "theta", "fitted", "resid", "reml", "converged", "is_singular", "gradient_norm"),
     *("n_iter", "engine", "method", "timings", "dropped_columns", "spec", "likelihood", "estimate"),
     *("ranef", "predict", "summary", "tidy", "glance"),
-    *(
-        "coef_table",
-        "test",
-        "anova",
-        "caic",
-        "emmeans",
-    ),
+    *("coef_table", "test", "anova", "caic", "emmeans", "varpar_vcov", "heritability", "variance_ratio", "reliability"),
+    *("refit", "simulate", "bootstrap", "profile", "confint", "save"),
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -26,28 +27,32 @@ class Outcome:
 def run(command: Sequence[str], env: Mapping[str, str], seconds: float, memory: float) -> Outcome:
     """Run a command; beyond `seconds` or `memory` bytes it is killed.
 
-    The peak is what the kernel counted for this child (ru_maxrss), so the parent must stay smaller than any child.
+    The peak is what the kernel counted for this child (ru_maxrss). That begins with the parent's memory: where it says
+    no more, the high-water mark of the child's own memory, as last seen, is the answer.
     """
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(command, stdout=out, stderr=err, env=dict(env))
-        status, usage, killed = _wait(process.pid, seconds, memory)
+        inherited = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        status, usage, killed, seen = _wait(process.pid, seconds, memory)
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         err.seek(0)
         text, errors = out.read().decode(errors="replace"), err.read().decode(errors="replace")
-    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    counted = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = counted if usage.ru_maxrss > inherited or not seen else seen
     if killed or process.returncode:
         return Outcome(None, peak, killed or _last_line(errors) or f"exit {process.returncode}")
     return Outcome(json.loads(text.splitlines()[-1]), peak)
 
 
-def _wait(pid: int, seconds: float, memory: float) -> tuple[int, Any, str]:
-    """Exit status, resources and why it was killed ("" if it was not)."""
-    end, killed = time.monotonic() + seconds, ""
+def _wait(pid: int, seconds: float, memory: float) -> tuple[int, Any, str, int]:
+    """Exit status, resources, why it was killed ("" if it was not) and the last high-water mark."""
+    end, killed, seen = time.monotonic() + seconds, "", 0
     while True:
         done, status, usage = os.wait4(pid, os.WNOHANG)
         if done:
-            return status, usage, killed
+            return status, usage, killed, seen
+        seen = _high_water(pid) or seen
         late, large = time.monotonic() > end, _resident(pid) > memory
         if not killed and (late or large):
             killed = f"over {seconds:g} s" if late else f"over {memory / 1e9:.3g} GB"
@@ -60,6 +65,15 @@ def _resident(pid: int) -> int:
     try:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, IndexError):
+        return 0
+
+
+def _high_water(pid: int) -> int:
+    """Largest bytes in memory so far; 0 where /proc does not say."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        return 1024 * next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
+    except OSError:
         return 0
 
 
