@@ -104,9 +104,10 @@ class Likelihood:
         self._solved: Solution | None = None
         self._derived: tuple[tuple[bytes, bool, float | None], Derivatives] | None = None
         self._held: list[FloatArray] | None = None
+        self._inverse: tuple[list[FloatArray], bool, FloatArray] | None = None  # T, ML without S, M^-1 on the pattern
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_held": None, "_solved": None}
+        return self.__dict__ | {"_held": None, "_solved": None, "_inverse": None}
 
     @property
     def kept(self) -> Any:
@@ -325,16 +326,24 @@ class Likelihood:
 
         Under ML the user's sparse fixed effects are taken as known: M without them, and zeros at their place.
         """
-        if self._marginal is not None and not reml:
-            self._marginal_engine(solution)
-            selected = self._marginal.selected_inverse
-        else:
+        without = self._marginal is not None and not reml
+        if not (self._delicate or self.parameters.residual is not None or self._marginal is not None):
             self._factorize(solution.theta, solution.products, solution.T)
-            selected = self.engine.selected_inverse
-        everywhere = self.parameters.residual is not None or any(
-            isinstance(Q, Scaled) for Q in self.parameters.precisions
-        )
-        return self.equations.find(selected(*self.equations.places())) if everywhere else selected
+            return self.engine.selected_inverse
+        kept = self._inverse
+        if kept is None or kept[0] is not solution.T or kept[1] != without:
+            selected = self._marginal_selected(solution) if without else self._whole_selected(solution)
+            self._inverse = kept = solution.T, without, selected(*self.equations.places())
+        return self.equations.find(kept[2])
+
+    def _whole_selected(self, solution: Solution) -> "Selected":
+        self._factorize(solution.theta, solution.products, solution.T)
+        return self.engine.selected_inverse
+
+    def _marginal_selected(self, solution: Solution) -> "Selected":
+        assert self._marginal is not None
+        self._marginal_engine(solution)
+        return self._marginal.selected_inverse
 
     def _average_information(
         self, solution: Solution, gradients: list[FloatArray], sigma2: float

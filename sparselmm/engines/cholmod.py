@@ -17,7 +17,6 @@ from ..kernels.selinv import Columns, Supernodes, front_positions, selected_inve
 from ..kernels.symbolic import column_counts
 from ..kernels.triangular import solve_transposed
 from .base import NOT_POSITIVE, Pattern, available_memory
-from .factor_view import csc_columns, supernodal_view
 
 INSTALL = (
     "scikit-sparse cannot be imported ({reason}). Install SuiteSparse and then the version that fits it:\n"
@@ -83,7 +82,14 @@ class _Factor04:
         return self._factor.L()
 
     def columns(self) -> tuple[Columns, FloatArray]:
-        return supernodal_view(self._factor) or csc_columns(self.lower())
+        return csc_columns(self.lower())
+
+
+def csc_columns(L: sp.csc_matrix) -> tuple[Columns, FloatArray]:
+    """Columns and values of an L in CSC form."""
+    L.sort_indices()
+    at = L.indptr.astype(np.int64)
+    return Columns(at[:-1], at[:-1], np.diff(at), L.indices.astype(np.int64)), L.data
 
 
 def _with_long_indices(A: sp.csc_matrix) -> sp.csc_matrix:
@@ -245,13 +251,10 @@ def _flops(tree: tuple[IntArray, IntArray]) -> float:
 
 
 def forecast_bytes(pattern: Pattern, parent: IntArray, counts: IntArray) -> float:
-    """Bytes at the peak: L, the fronts of the selected inverse, and what belongs to the entries of M.
-
-    Where CHOLMOD is not supernodal, L is had as copies.
-    """
+    """Bytes at the peak: L and its copies, the fronts of the selected inverse, and what belongs to the entries of M."""
     tree = supernode_tree(parent, counts)
     L = float(np.diff(tree.first) @ tree.size) if _flops((parent, counts)) >= SUPERNODAL * counts.sum() else 0.0
-    copies = BYTES_PER_COPY * float(counts.sum()) if L == 0.0 else 0.0
+    copies = BYTES_PER_COPY * float(counts.sum())
     return 8.0 * (L + tree.lengths.sum()) + copies + BYTES_PER_COLUMN * pattern.q + BYTES_PER_ENTRY * pattern.nnz
 
 

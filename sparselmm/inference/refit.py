@@ -69,7 +69,7 @@ def of_same_pattern(likelihood: Likelihood, spec: ModelSpec, products: CrossProd
     out.equations = copy.copy(likelihood.equations)
     out.equations.products = products
     out.coefficients = Coefficients(out.equations)
-    out.n_evaluations, out._solved, out._derived, out._held = 0, None, None, None
+    out.n_evaluations, out._solved, out._derived, out._held, out._inverse = 0, None, None, None, None
     return out
 
 

@@ -11,7 +11,6 @@ import sparselmm as slm
 from sparselmm._errors import EngineError
 from sparselmm.engines import Pattern, cholmod, make_engine
 from sparselmm.engines.cholmod import SMALL, Cholmod, predicted_tree
-from sparselmm.engines.factor_view import supernodal_view
 from tests.kernels.test_selinv import WIDE
 from tests.kernels.test_symbolic import PATTERNS, eliminate, forest, grid
 from tests.problems import PROBLEMS
@@ -179,33 +178,6 @@ def test_a_factor_too_large_for_short_indices_gets_long_ones(monkeypatch, name):
         diagonal = np.arange(pattern.q)
         close(engine.selected_inverse(diagonal, diagonal), np.diag(inverse))
         close(engine.solve(np.eye(pattern.q)[:, :2]), inverse[:, :2])
-
-
-@pytest.mark.parametrize("name", ["diagonal with a wide tail", "blocks with a wide tail", "one dense block"])
-def test_the_factor_read_in_place_is_the_copy(name):
-    """Where CHOLMOD is supernodal: column by column as scikit-sparse copies it, zeros of merged columns included."""
-    pattern = lower_pattern(CASES[name])
-    factor = cholmod._factor_maker(cholmod._load())(Cholmod(pattern)._A, "amd")
-    values, _ = values_on(pattern, 3)
-    factor.factorize(sp.csc_matrix((values, pattern.indices, pattern.indptr), shape=(pattern.q, pattern.q)))
-    found = supernodal_view(factor._factor)
-    if not hasattr(cholmod._load(), "analyze"):
-        pytest.skip("scikit-sparse 0.5 gives a copy")
-    columns, data = found
-    L = factor.lower().toarray()
-    for j in range(pattern.q):
-        column = np.zeros(pattern.q)
-        rows = columns.indices[columns.rows_at[j] : columns.rows_at[j] + columns.height[j]]
-        column[rows] = data[columns.at[j] : columns.at[j] + columns.height[j]]
-        np.testing.assert_array_equal(column, L[:, j])
-
-
-def test_only_what_is_a_factor_is_read_in_place():
-    class Other:
-        _common = object()
-
-    assert supernodal_view(Other()) is None
-    assert supernodal_view(object()) is None
 
 
 def test_unknown_engine():
