@@ -40,6 +40,19 @@ class Inverse:
         return sla.solve_triangular(self.RX, Kb - self.E.T @ Kv, lower=True)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Functionals:
+    """K of c functionals: Kv = S' + G share', S (c, q) sparse, share (c, n_confounded), G = `share_of`; Kb (p, c)."""
+
+    S: sp.csr_array
+    share: FloatArray
+    Kb: FloatArray
+
+    def combined(self, A: sp.csr_array) -> "Functionals":
+        """Those of the combinations A (rows, c)."""
+        return Functionals(sp.csr_array(A @ self.S), A @ self.share, (A @ self.Kb.T).T)
+
+
 class Coefficients:
     """The linear maps of one model. Own factors T_k (r, r) are in the effects' own units."""
 
@@ -106,25 +119,38 @@ class Coefficients:
 
         x: (c, p) of the kept coefficients. Z: (c, m r) of each term, None for none of it.
         """
-        fixed = self.fixed
-        full = np.zeros((len(x), self._n_coefficients))
-        full[:, fixed.kept] = x
-        Kv = np.zeros((self.equations.q, len(x)))
-        by_share = full[:, fixed.confounded] - full[:, fixed.used] @ fixed.C
-        for k, Zk in enumerate(Z):
+        parts = self.sparse_functionals(x, Z, T)
+        return parts.S.T.toarray() + self.share_of(T) @ parts.share.T, parts.Kb
+
+    def sparse_functionals(
+        self, x: FloatArray | sp.csr_array, Z: Sequence[sp.csr_array | None], T: Sequence[FloatArray]
+    ) -> "Functionals":
+        """The same with Kv in its sparse part and its part along g; x may be sparse."""
+        fixed, given = self.fixed, sp.csr_array(x)
+        places = sp.csr_array(
+            (np.ones(len(fixed.kept)), (np.arange(len(fixed.kept)), fixed.kept)),
+            shape=(len(fixed.kept), self._n_coefficients),
+        )
+        full = sp.csr_array(given @ places)
+        used = full[:, fixed.used].toarray()
+        share = full[:, fixed.confounded].toarray() - used @ fixed.C
+        last = sp.csr_array((given.shape[0], self.equations.q - int(self.equations.offsets[self.n_terms])))
+        blocks = []
+        for k in range(self.n_terms):
+            Zk = Z[k] if k < len(Z) else None
             if Zk is None:
+                blocks.append(sp.csr_array((given.shape[0], self.equations.terms[k].n_random)))
                 continue
-            r = len(T[k])
-            Kv[self._rows(k)] = (sp.kron(sp.eye_array(Zk.shape[1] // r), T[k].T) @ Zk.T).toarray()
+            blocks.append(sp.csr_array(Zk @ sp.kron(sp.eye_array(Zk.shape[1] // len(T[k])), T[k], format="csr")))
             if k in self._null:
                 along = sp.csr_array(Zk @ self._null[k])
-                Kv[self.equations.offsets[-2] :] += along.T.toarray()
-                by_share = by_share - along @ self.fixed.B
-        Kv += self.share_of(T) @ by_share.T
+                last, share = last + along, share - along @ fixed.B
         if fixed.diffuse is not None:
-            places = self.equations.q - len(fixed.diffuse.kept)
-            Kv[places:] += (full[:, self._sparse_places()] / self._size[fixed.n_null :]).T
-        return Kv, sla.solve_triangular(fixed.R, full[:, fixed.used].T, trans="T")
+            own = full[:, self._sparse_places()] @ sp.diags_array(1.0 / self._size[fixed.n_null :])
+            empty = sp.csr_array((given.shape[0], fixed.n_null))
+            last = last + sp.csr_array(sp.hstack([empty, own]))
+        S = sp.csr_array(sp.hstack([*blocks, last], format="csr"))
+        return Functionals(S, share, sla.solve_triangular(fixed.R, used.T, trans="T"))
 
     def effect_covariances(self, k: int, T: Sequence[FloatArray], at: "EffectErrors") -> FloatArray:
         """Covariance of each level's effects over sigma^2, (m, r, r).

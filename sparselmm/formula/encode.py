@@ -1,7 +1,7 @@
 """Formula and table -> ModelSpec, and the encoding that gives new rows the same columns."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,8 @@ class Encoding:
     """How a table became a ModelSpec: the same for new rows.
 
     categories: levels of each column, None for one of numbers. offset_column: offset= where it was a column;
-    offset_given: whether it was an array, which new rows do not have.
+    offset_given: whether it was an array, which new rows do not have. weights_column: weights= where it was a column.
+    strata: of residual variances that differ.
     """
 
     fixed_design: Design
@@ -58,6 +59,8 @@ class Encoding:
     context: Mapping[str, Any]
     offset_column: str | None = None
     offset_given: bool = False
+    weights_column: str | None = None
+    strata: TermEncoding | None = None
 
     def fixed(self, newdata: Any) -> Any:
         """All fixed effects of the rows of `newdata`, (n, p), sparse where the fit's are; NaN where a value is missing.
@@ -85,6 +88,38 @@ class Encoding:
                 codes = code_new_rows(term.levels, parts)
             out.append((codes, None if term.design is None else self._encode(term.design, table)))
         return out
+
+    def series(self, newdata: Any, k: int) -> tuple[IntArray, FloatArray]:
+        """Of a series term k the series of the rows, -1 where unknown, and the times, NaN where missing; (n,) each."""
+        term, table = self.terms[k], open_table(newdata)
+        assert isinstance(term, LatentEncoding)
+        rows = self._rows(table, term.columns)
+        parts = [self._part(table, term, j)[rows.keep] for j in range(len(term.group))]
+        series, times = np.full(len(rows.keep), -1, dtype=np.int64), np.full(len(rows.keep), np.nan)
+        series[rows.keep], times[rows.keep] = term.series(rows.frame, parts, self.context)
+        return series, times
+
+    def new_groups(self, newdata: Any, k: int) -> IntArray:
+        """Which rows have the same label in the group of term k, known or not: codes (n,), -1 where it is missing."""
+        group = list(self.terms[k].group)
+        rows = read_rows(open_table(newdata), group, group_columns=group)
+        out = np.full(len(rows.keep), -1, dtype=np.int64)
+        if rows.keep.any():
+            out[rows.keep] = GroupCoder(rows.frame).factor(group).codes
+        return out
+
+    def stratum(self, newdata: Any) -> IntArray:
+        """Stratum of the residual variance of each row (n,), -1 where unknown."""
+        assert self.strata is not None
+        table = open_table(newdata)
+        parts = [self._part(table, self.strata, j) for j in range(len(self.strata.group))]
+        return code_new_rows(self.strata.levels, parts)
+
+    def weights(self, newdata: Any) -> FloatArray:
+        """Weights of the rows (n,). DataError where they were given as an array."""
+        if self.weights_column is None:
+            raise DataError("weights= was an array, which new rows do not have: fit with weights= the name of a column")
+        return numeric_column(open_table(newdata), self.weights_column, "weights")
 
     def offset(self, newdata: Any) -> FloatArray:
         """Sum of the offsets of the rows of `newdata`, shape (n,); NaN in a row that lacks a value."""
@@ -195,6 +230,8 @@ class _Builder:
                 self.context,
                 offset if isinstance(offset, str) else None,
                 offset is not None and not isinstance(offset, str),
+                weights if isinstance(weights, str) else None,
+                self._strata(rows.frame),
             ),
             residual=self._residual(rows.frame),
             S=S,
@@ -265,6 +302,14 @@ class _Builder:
             return None
         values = lambda expr: evaluate(self._text(expr), expr, frame, self.context, {})  # noqa: E731
         return self.residual.build(values, GroupCoder(frame).factor)
+
+    def _strata(self, frame: pd.DataFrame) -> TermEncoding | None:
+        """Of varident() alone; no codes of rows are kept."""
+        parsed = self.residual
+        if parsed is None or parsed.strata is None:
+            return None
+        levels = GroupCoder(frame).factor(parsed.strata.strata)
+        return TermEncoding(parsed.strata.strata, replace(levels, codes=np.zeros(0, np.int64)), None)
 
     def _left_sides(self, bar: Bar, frame: pd.DataFrame) -> Iterator[_LeftSide]:
         """One left side; several where `||` parts a factor from the rest, as in lme4."""

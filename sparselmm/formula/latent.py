@@ -54,6 +54,33 @@ class LatentEncoding:
         wanted = pd.MultiIndex.from_arrays(keys) if len(keys) > 1 else pd.Index(keys[0])
         return np.asarray(self.labels.get_indexer(wanted), dtype=np.int64)
 
+    @property
+    def is_series(self) -> bool:
+        """Whether levels are states at times of one series word."""
+        return len(self.times) == 1
+
+    def series(
+        self, frame: pd.DataFrame, parts: Sequence[IntArray], context: Mapping[str, Any]
+    ) -> tuple[IntArray, FloatArray]:
+        """Series of each row of new data, -1 where the fit has none, and its time, (n,) each."""
+        ((expr, text),) = self.times
+        times = np.asarray(time_values(expr, text, frame, context), dtype=np.float64)
+        return np.zeros(len(frame), np.int64) if self.levels is None else code_new_rows(self.levels, parts), times
+
+    def neighbours(self, series: IntArray, times: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
+        """States of a series before and after times (n,) that it has none at, -1 where there is none; all times."""
+        owners = np.zeros(len(self.labels), np.int64)
+        if isinstance(self.labels, pd.MultiIndex):
+            codes = np.asarray(self.labels.codes[0])
+            owners[1:] = np.cumsum(codes[1:] != codes[:-1])
+        at = self.labels.get_level_values(-1).to_numpy(dtype=np.float64)
+        different = np.unique(at)
+        place = lambda s, t: s * (len(different) + 1) + np.searchsorted(different, t)  # noqa: E731
+        after = np.searchsorted(place(owners, at), place(series, times))
+        edged = np.concatenate([owners, [-1]])  # the last is beyond both ends
+        before = np.where(edged[after - 1] == series, after - 1, -1)
+        return before, np.where(edged[after] == series, after, -1), at
+
 
 class LatentBuilder:
     """Bars of words with correlated levels -> RandomTerm, for the rows of one frame."""

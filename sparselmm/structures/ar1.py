@@ -108,6 +108,7 @@ class AR1:
         self.lengths = checked_lengths(lengths, 1, "ar1")
         self._start = _STARTS[start]
         self.unit_variance = start == "stationary"
+        self.bridge = "ar1" if start == "stationary" else "ar1_free"
         self.n_levels = int(self.lengths.sum())
         self.n_params = len(self._start.words)
         self._counts = np.array([len(self.lengths), self.n_levels - len(self.lengths)], dtype=np.float64)

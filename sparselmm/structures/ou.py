@@ -25,6 +25,7 @@ class OU:
     n_params = 1
     null_dim = 0
     unit_variance = True
+    bridge = "ou"
 
     def __init__(self, times: Any, lengths: Any):
         self.times = np.asarray(times, dtype=np.float64)

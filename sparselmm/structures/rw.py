@@ -25,6 +25,7 @@ class RW1(FixedPrecision):
     """
 
     order = 1
+    bridge = "rw1"
 
     def __init__(self, times: Any, lengths: Any):
         self.lengths = checked_lengths(lengths, 1, "rw1")
