@@ -75,7 +75,7 @@ def estimate(
     x, n_em, optimum = np.zeros(0), 0, None
     if chart.size:
         theta, n_em = _start(likelihood, start, reml)
-        sigma = (held or {}).get("sigma") or likelihood(theta, reml=reml).sigma
+        sigma = (held.get("sigma") or likelihood(theta, reml=reml).sigma) if held else 1.0
         x = chart.coordinates(theta, sigma)
         evaluate = lambda x: _Point(likelihood, chart, x, reml)  # noqa: E731
         _check_start(chart, x, evaluate(x))

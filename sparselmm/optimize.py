@@ -194,7 +194,8 @@ class _Newton:
 
     def _stretched(self, point: Point, step: FloatArray, ratio: float) -> tuple[Point, FloatArray]:
         """Twice the step, and again, while far from the optimum the function falls faster than its model."""
-        while ratio > 1.0 and self.log[-1].gradient_norm > 1.0:
+        at_edge = np.linalg.norm(step) > 0.9 * self.radius
+        while at_edge and ratio > 1.0 and self.log[-1].gradient_norm > 1.0:
             twice = 2.0 * step
             if (self._clipped(twice) != twice).any():
                 break
