@@ -4,10 +4,10 @@ RUN := .venv/bin/python
 SETUP := .venv/.setup-done
 RACERS := statsmodels mixedlm mixedlm-rs lme-python gpboost
 
-.PHONY: help demo test lint bench race clean
+.PHONY: help demo test lint bench race race-many clean
 
 help: ## show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
 
 $(SETUP): pyproject.toml setup.py tools/setup.sh
 	@PYTHON="$(PYTHON)" tools/setup.sh
@@ -30,6 +30,9 @@ bench: $(SETUP) ## the benchmarks, quickly, in this environment
 race: $(SETUP) ## the race beside other software, hours (ARGS="--scale 0.01" for a minute or two); fills in README
 	@for name in $(RACERS); do $(RUN) -m pip install -q --only-binary :all: $$name || echo "$$name: no wheel, it does not take part"; done
 	@$(RUN) -m benchmarks.race $(if $(ARGS),$(ARGS),--write)
+
+race-many: $(SETUP) ## many responses beside lme4 (ARGS="--responses 2000 --voxels 0" for a minute)
+	@$(RUN) -m benchmarks.many $(ARGS)
 
 clean: ## remove the virtual environment and everything built
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .asv

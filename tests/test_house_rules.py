@@ -26,6 +26,7 @@ LAYERS = {
     **dict.fromkeys(["results"], 7),
     **dict.fromkeys(["many"], 7.5),
     **dict.fromkeys(["inference"], 8),
+    **dict.fromkeys(["scanning"], 8.5),
     **dict.fromkeys(["report", "plots"], 9),
     **dict.fromkeys(["api", "cli", "__init__", "__main__"], 10),
 }

@@ -4,7 +4,7 @@ Row i has Z[i] in level codes[i] of the absorbed term and tail[i] in the columns
 entries local[i] among those that the level has.
 """
 
-from numba import njit, prange
+from numba import njit
 
 from .._typing import FloatArray, IntArray
 
@@ -47,14 +47,22 @@ def response_sums(
     return total
 
 
-@njit(cache=True, parallel=True)
-def all_products(
-    codes: IntArray, Z: FloatArray, places: IntArray, local: IntArray, tail: FloatArray, W: FloatArray,
-    Y: FloatArray, G: FloatArray, C: FloatArray, D: FloatArray, c: FloatArray, s: FloatArray, yy: FloatArray,
+@njit(cache=True, nogil=True)
+def all_designs(
+    begin: int, end: int, codes: IntArray, Z: FloatArray, places: IntArray, local: IntArray, tail: FloatArray,
+    W: FloatArray, G: FloatArray, C: FloatArray, D: FloatArray,
 ) -> None:  # fmt: skip
-    """Rows of Y (v, n) are responses; those of W (v, n) their weights, or one row for all of them."""
-    for g in prange(len(W)):
+    """`design_products` for each row of weights W (g, n)."""
+    for g in range(begin, end):
         design_products(codes, Z, places, local, tail, W[g], G[g], C[g], D[g])
-    for j in prange(len(Y)):
+
+
+@njit(cache=True, nogil=True)
+def all_sums(
+    begin: int, end: int, codes: IntArray, Z: FloatArray, places: IntArray, tail: FloatArray, W: FloatArray,
+    Y: FloatArray, c: FloatArray, s: FloatArray, yy: FloatArray,
+) -> None:  # fmt: skip
+    """`response_sums` for each row of Y (v, n), with its row of W or the one row that all share."""
+    for j in range(begin, end):
         w = W[j] if len(W) > 1 else W[0]
         yy[j] = response_sums(codes, Z, places, tail, w, Y[j], c[j], s[j])

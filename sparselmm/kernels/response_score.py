@@ -5,13 +5,13 @@ d(-2l)/dG = A - B/sigma^2. With f = Z dG n as a response, f'Pf is what `reduce_r
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from .._typing import FloatArray, IntArray
 from .responses import absorb, factor_tail, gram, reduce_right, scale_rows, tail_forward, tail_inverse
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def first_scores(
     T: FloatArray, G: FloatArray, C: FloatArray, cols: IntArray, counts: IntArray, c: FloatArray, L: FloatArray,
     F: FloatArray, h: FloatArray, u: FloatArray, n: FloatArray,
@@ -40,7 +40,7 @@ def first_scores(
             n[l, a] = value
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def first_blocks(
     T: FloatArray, G: FloatArray, C: FloatArray, cols: IntArray, counts: IntArray, L: FloatArray, F: FloatArray,
     P: FloatArray, out: FloatArray,
@@ -75,7 +75,7 @@ def first_blocks(
                     out[a, b] -= right[a, t] * Ct[b, t]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def tail_blocks(
     S: FloatArray, P: FloatArray, starts: IntArray, owners: IntArray, sizes: IntArray, out: FloatArray
 ) -> None:
@@ -98,7 +98,7 @@ def tail_blocks(
                 out[k, a, b] += value
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def products_of_scores(
     n0: FloatArray, n1: FloatArray, starts: IntArray, owners: IntArray, sizes: IntArray, out: FloatArray
 ) -> None:
@@ -114,7 +114,7 @@ def products_of_scores(
                 out[k, a, b] += n1[o + a] * n1[o + b]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def variate(
     dG: FloatArray, owner: int, n0: FloatArray, n1: FloatArray, starts: IntArray, owners: IntArray, sizes: IntArray,
     f0: FloatArray, f1: FloatArray,
@@ -134,7 +134,7 @@ def variate(
                     f1[o + a] += dG[a, b] * n1[o + b]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def gram_times(
     G: FloatArray, C: FloatArray, D: FloatArray, cols: IntArray, counts: IntArray, f0: FloatArray, f1: FloatArray,
     c: FloatArray, s: FloatArray,
@@ -153,7 +153,7 @@ def gram_times(
             c[l, a] = value
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def information(
     T: FloatArray, G: FloatArray, C: FloatArray, D: FloatArray, cols: IntArray, counts: IntArray, L: FloatArray,
     F: FloatArray, M: FloatArray, n0: FloatArray, n1: FloatArray, starts: IntArray, owners: IntArray,
@@ -179,7 +179,7 @@ def information(
             ai[j, i] = ai[i, j]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def evaluate_one(
     T: FloatArray, G: FloatArray, C: FloatArray, D: FloatArray, c: FloatArray, s: FloatArray, yy: float, q: int,
     cols: IntArray, counts: IntArray, starts: IntArray, owners: IntArray, sizes: IntArray, dG: FloatArray,
@@ -227,18 +227,18 @@ def evaluate_one(
         )  # fmt: skip
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def evaluate_responses(
-    which: IntArray, T: FloatArray, G: FloatArray, C: FloatArray, D: FloatArray, c: FloatArray, s: FloatArray,
-    yy: FloatArray, q: int, cols: IntArray, counts: IntArray, starts: IntArray, owners: IntArray, sizes: IntArray,
-    dG: FloatArray, params: IntArray, reml: bool, second: bool, basic: FloatArray, A: FloatArray, B: FloatArray,
-    ai: FloatArray, cross: FloatArray, beta: FloatArray, vcov: FloatArray,
+    begin: int, end: int, which: IntArray, T: FloatArray, G: FloatArray, C: FloatArray, D: FloatArray, c: FloatArray,
+    s: FloatArray, yy: FloatArray, q: int, cols: IntArray, counts: IntArray, starts: IntArray, owners: IntArray,
+    sizes: IntArray, dG: FloatArray, params: IntArray, reml: bool, second: bool, basic: FloatArray, A: FloatArray,
+    B: FloatArray, ai: FloatArray, cross: FloatArray, beta: FloatArray, vcov: FloatArray,
 ) -> None:  # fmt: skip
-    """`evaluate_one` of responses `which` (a,): T, dG and the results have a rows.
+    """`evaluate_one` of responses which[begin:end]; T, dG and the results have rows like which (a,).
 
     c, s, yy have a row a response, G, C and D too, or one row that all share.
     """
-    for j in prange(len(which)):
+    for j in range(begin, end):
         i = which[j]
         g = i if len(G) > 1 else 0
         evaluate_one(
@@ -247,26 +247,30 @@ def evaluate_responses(
         )  # fmt: skip
 
 
-@njit(cache=True, parallel=True)
-def shared_reductions(
-    T: FloatArray, G: FloatArray, C: FloatArray, D: FloatArray, c: FloatArray, s: FloatArray, q: int,
-    cols: IntArray, counts: IntArray, starts: IntArray, owners: IntArray, sizes: IntArray, reml: bool,
-    h: FloatArray, half: FloatArray,
+@njit(cache=True, nogil=True, error_model="numpy")
+def factorise(
+    T: FloatArray, G: FloatArray, C: FloatArray, D: FloatArray, q: int, cols: IntArray, counts: IntArray,
+    starts: IntArray, owners: IntArray, sizes: IntArray, reml: bool, L: FloatArray, F: FloatArray, M: FloatArray,
 ) -> float:  # fmt: skip
-    """h (v, m, r) and half (v, d) of every response at one T (K, R, R), factorised once; returns the log-determinant.
-
-    y_i'Py_j = y_i'Wy_j - h_i'h_j - half_i'half_j.
-    """
-    (m, r, width), d, r0 = C.shape, len(D), sizes[0]
-    L, F, S, M = np.empty((m, r, r)), np.empty((m, r, width)), D.copy(), np.empty((d, d))
-    T0 = T[0, :r0, :r0].copy()
+    """L (m, r, r), F (m, r, e) and M (d, d) at one T (K, R, R); returns the log-determinant, NaN at a breakdown."""
+    S, T0 = D.copy(), T[0, : sizes[0], : sizes[0]].copy()
     logdet = absorb(T0, G, C, cols, counts, L, F, S)
     if np.isnan(logdet) or not factor_tail(S, q, starts, owners, sizes, T, M):
         return np.nan
-    for i in range(d if reml else q):
+    for i in range(len(D) if reml else q):
         logdet += 2.0 * np.log(M[i, i])
-    for j in prange(len(s)):
+    return logdet
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def reductions(
+    begin: int, end: int, T: FloatArray, c: FloatArray, s: FloatArray, cols: IntArray, counts: IntArray,
+    starts: IntArray, owners: IntArray, sizes: IntArray, L: FloatArray, F: FloatArray, M: FloatArray, h: FloatArray,
+    half: FloatArray,
+) -> None:  # fmt: skip
+    """h (v, m, r) and half (v, d) of responses begin ... end-1 by one factor: y'Py = y'Wy - h'h - half'half."""
+    T0 = T[0, : sizes[0], : sizes[0]].copy()
+    for j in range(begin, end):
         reduced = s[j].copy()
         reduce_right(T0, L, F, cols, counts, c[j], h[j], reduced)
         half[j] = tail_forward(M, reduced, starts, owners, sizes, T)[:, 0]
-    return logdet

@@ -17,7 +17,7 @@ from numba import njit
 from .._typing import FloatArray, IntArray
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def cholesky(A: FloatArray, n: int) -> bool:
     """Lower factor of the leading n x n part in place, rows of it; False where a pivot is not positive."""
     for i in range(n):
@@ -34,7 +34,7 @@ def cholesky(A: FloatArray, n: int) -> bool:
     return True
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def absorb(
     T: FloatArray, G: FloatArray, C: FloatArray, cols: IntArray, counts: IntArray, L: FloatArray, F: FloatArray,
     S: FloatArray,
@@ -71,7 +71,7 @@ def absorb(
     return logdet
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def forward(L: FloatArray, B: FloatArray) -> None:
     """B (n, k) <- L^-1 B."""
     for a in range(len(B)):
@@ -84,7 +84,7 @@ def forward(L: FloatArray, B: FloatArray) -> None:
             B[a, c] *= scale
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def scale_rows(B: FloatArray, starts: IntArray, owners: IntArray, sizes: IntArray, T: FloatArray, turn: bool) -> None:
     """Rows of each level of the tail's terms (B (d, k)): T B, or T'B if `turn`; rows of X stay."""
     work = np.empty((T.shape[1], B.shape[1]))
@@ -101,7 +101,7 @@ def scale_rows(B: FloatArray, starts: IntArray, owners: IntArray, sizes: IntArra
             B[o + a] = work[a]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def factor_tail(
     S: FloatArray, q: int, starts: IntArray, owners: IntArray, sizes: IntArray, T: FloatArray, M: FloatArray
 ) -> bool:
@@ -120,7 +120,7 @@ def factor_tail(
     return cholesky(M, d)
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def reduce_right(
     T: FloatArray, L: FloatArray, F: FloatArray, cols: IntArray, counts: IntArray, c: FloatArray, h: FloatArray,
     s: FloatArray,
@@ -143,7 +143,7 @@ def reduce_right(
     return total
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def tail_forward(
     M: FloatArray, s: FloatArray, starts: IntArray, owners: IntArray, sizes: IntArray, T: FloatArray
 ) -> FloatArray:
@@ -154,7 +154,7 @@ def tail_forward(
     return out
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def tail_inverse(M: FloatArray, n: int) -> FloatArray:
     """Inverse of the lower factor M of order n, (n, n) lower."""
     out = np.zeros((n, n))
@@ -168,7 +168,7 @@ def tail_inverse(M: FloatArray, n: int) -> FloatArray:
     return out
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def gram(A: FloatArray, n: int, d: int) -> FloatArray:
     """A'A of the leading n x n part of a lower triangular A, in a d x d matrix with zeros around it."""
     out = np.zeros((d, d))

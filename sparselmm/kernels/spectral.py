@@ -11,7 +11,7 @@ is -2l up to a constant: O(q) a value. Searches go along t = log(1 + phi scale),
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from .._typing import FloatArray, IntArray
 
@@ -94,8 +94,10 @@ def bracketed_newton(
     return phi, value, abs(first) / math.sqrt(second) if second > 0.0 else 1.0
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True, nogil=True)
 def variance_ratios(
+    begin: int,
+    end_at: int,
     scores: FloatArray,
     rest: FloatArray,
     lam: FloatArray,
@@ -109,12 +111,12 @@ def variance_ratios(
     gradient: FloatArray,
     end: IntArray,
 ) -> None:
-    """For each response (row of scores (v, r)) the phi (v,) of least h; scaled gradient (v,); how it ended (v,).
+    """phi (v,) of least h of responses begin ... end_at-1, rows of scores (v, r); its scaled gradient; how it ended.
 
     grid: (g,) increasing values of t; slopes: (v, g), of which only the signs count, brackets of the minima. Every
     bracket is searched and the least value wins, the first grid point (phi = 0) among them.
     """
-    for j in prange(len(scores)):
+    for j in range(begin, end_at):
         s2 = scores[j] * scores[j]
         at, best, _, _ = penalised(grid[0], s2, rest[j], lam, d, nu, scale, prior)
         phi[j], gradient[j], end[j] = at, 0.0, EDGE
@@ -162,8 +164,10 @@ def combination(
     return phi * total, shape[0] + phi * seen, change
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True, nogil=True)
 def ratio_estimates(
+    begin: int,
+    end: int,
     scores: FloatArray,
     rest: FloatArray,
     lam: FloatArray,
@@ -174,11 +178,11 @@ def ratio_estimates(
     moments: FloatArray,
     combined: FloatArray,
 ) -> None:
-    """At phi (v,): `sums_at` into moments (v, 5), `combination` into combined (v, c, 3).
+    """Of responses begin ... end-1 at phi (v,): `sums_at` into moments (v, 5), `combination` into combined (v, c, 3).
 
     cross (c, r); shape (c, r + 2): variance at phi = 0, weight of what no eigenvector sees, squares of the loadings.
     """
-    for j in prange(len(scores)):
+    for j in range(begin, end):
         w = np.empty(len(lam))
         sums_at(phi[j], scores[j], rest[j], lam, d, w, moments[j])
         for c in range(len(cross)):

@@ -15,6 +15,7 @@ from .common import fit_common
 from .design import Block, Design, residualise
 from .estimates import CONSTANT, EXACT, INFINITE, MISSING, Estimates, empty
 from .general import General, is_general
+from .pool import over_responses
 from .spectral import Spectral, is_one_ratio
 from .structured import Structured
 
@@ -43,7 +44,7 @@ def fit_block(
     """
     v = Y.shape[1]
     (finite, infinite), (least, largest) = np.empty((2, v), dtype=np.int64), np.empty((2, v))
-    screen(Y, finite, infinite, least, largest)
+    over_responses(screen, v, Y, finite, infinite, least, largest)
     constant = (least >= largest) & (finite > 0)
     partial = np.flatnonzero((finite < len(Y)) & (finite > 0) & (infinite == 0) & ~constant)
     gaps = Y[:, partial]

@@ -12,13 +12,14 @@ import numpy as np
 import scipy.sparse as sp
 
 from .._typing import BoolArray, FloatArray, IntArray
-from ..kernels.response_products import all_products
-from ..kernels.response_score import evaluate_responses, shared_reductions
+from ..kernels.response_products import all_designs, all_sums
+from ..kernels.response_score import evaluate_responses, factorise, reductions
 from ..terms import RandomTerm
 from .design import Block, Design
 from .estimates import NOT_CONVERGED, Estimates, empty
 from .factors import Factors
 from .newton import Searches, minimise_many, scaled_gradients
+from .pool import over_responses
 
 CHUNK = 1024  # responses whose equations are held at once
 GRID = {1: (0.05, 0.2, 0.5, 0.8, 1.2, 1.8, 3.0, 8.0), 2: (0.1, 0.4, 0.9, 2.0), 3: (0.15, 0.6, 1.5), 4: (0.2, 1.0)}
@@ -99,17 +100,18 @@ class General:
             np.empty((g, self.m, r, r)), np.empty((g, self.m, r, self.layout[0].shape[1])), np.empty((g, d, d)),
             np.empty((v, self.m, r)), np.empty((v, d)), np.empty(v), np.log(weights).sum(axis=1),
         )  # fmt: skip
-        all_products(
-            self.codes, self.Z, self.places, self.local, self.tail, weights, np.ascontiguousarray(Y),
-            out.G, out.C, out.D, out.c, out.s, out.yy,
-        )  # fmt: skip
+        rows = (self.codes, self.Z, self.places)
+        over_responses(all_designs, g, *rows, self.local, self.tail, weights, out.G, out.C, out.D)
+        over_responses(all_sums, v, *rows, self.tail, weights, np.ascontiguousarray(Y), out.c, out.s, out.yy)
         return out
 
     def reductions(self, theta: FloatArray, p: Products) -> tuple[float, FloatArray, FloatArray]:
         """log-determinant, h (v, m r) and half (v, d) at one theta (k,): y'Py = y'Wy - h'h - half'half."""
-        h, half = np.empty_like(p.c), np.empty_like(p.s)
-        where: tuple[Any, ...] = (self.q, *self.layout, self.reml, h, half)
-        logdet = shared_reductions(self.factors.factors(theta[None])[0], p.G[0], p.C[0], p.D[0], p.c, p.s, *where)
+        h, half, T = np.empty_like(p.c), np.empty_like(p.s), self.factors.factors(theta[None])[0]
+        factor: tuple[Any, ...] = (np.empty_like(p.G[0]), np.empty_like(p.C[0]), np.empty_like(p.D[0]))
+        where: tuple[Any, ...] = (self.q, *self.layout, self.reml, *factor)
+        logdet = factorise(T, p.G[0], p.C[0], p.D[0], *where)
+        over_responses(reductions, len(h), T, p.c, p.s, *self.layout, *factor, h, half)
         return logdet, h.reshape(len(h), -1), half
 
     def fit(self, block: Block) -> Estimates:
@@ -160,8 +162,9 @@ class Chunk:
         shapes = ((a, 2), (a, K, R, R), (a, K, R, R), (a, k, k), (a, k), (a, p), (a, p, p))
         out: tuple[Any, ...] = tuple(np.zeros(shape) for shape in shapes)
         x = self.products
-        where = (self.model.q, *self.model.layout, G, self.factors.owner, self.reml, second, *out)
-        evaluate_responses(which, self.factors.factors(theta), x.G, x.C, x.D, x.c, x.s, x.yy, *where)
+        sums = (x.G, x.C, x.D, x.c, x.s, x.yy, self.model.q, *self.model.layout)
+        rest = (G, self.factors.owner, self.reml, second, *out)
+        over_responses(evaluate_responses, a, which, self.factors.factors(theta), *sums, *rest)
         return out
 
     def at(self, which: IntArray, x: FloatArray, second: bool = True) -> "Points":

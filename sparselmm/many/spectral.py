@@ -24,6 +24,7 @@ from ..structures import Precision
 from .design import Block, Design, precision_matrix, term_matrix
 from .estimates import NOT_CONVERGED, Estimates, empty
 from .estimates import RUNAWAY as RUNAWAY_REASON
+from .pool import over_responses
 
 RANK = 1e-10  # eigenvalues below this part of the largest are none: rounding of the projection leaves 1e-15
 PRIOR_START = 1e-9  # of t, where a prior on log phi makes phi = 0 impossible
@@ -159,10 +160,9 @@ class Spectral:
         scores, rest = self.sums(block)
         v = len(scores)
         phi, norm, end = np.empty(v), np.empty(v), np.empty(v, dtype=np.int64)
-        variance_ratios(
-            scores, rest, self.spectrum.lam, self.d, self.nu, self.grid, self.slopes(scores, rest), self.scale,
-            self.prior, phi, norm, end,
-        )  # fmt: skip
+        sums = (scores, rest, self.spectrum.lam, self.d, self.nu)
+        where = (self.grid, self.slopes(scores, rest), self.scale, self.prior)
+        over_responses(variance_ratios, v, *sums, *where, phi, norm, end)
         return self.estimates(block, scores, rest, phi, norm, end)
 
     def estimates(
@@ -171,7 +171,8 @@ class Spectral:
         """Everything at given ratios (v,)."""
         v, c = len(phi), len(self.cross)
         moments, combined = np.empty((v, 5)), np.empty((v, c, 3))
-        ratio_estimates(scores, rest, self.spectrum.lam, self.d, phi, self.cross, self.shape, moments, combined)
+        sums = (scores, rest, self.spectrum.lam, self.d, phi)
+        over_responses(ratio_estimates, v, *sums, self.cross, self.shape, moments, combined)
         r2, d1, d2, logdet, curve = moments.T
         shift, unscaled, slope = combined.transpose(2, 0, 1)
         sigma2 = r2 / self.nu

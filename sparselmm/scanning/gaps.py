@@ -1,0 +1,49 @@
+"""A marker without the people whose genotype is missing, exactly: their rows get an indicator each.
+
+To leave rows out of a generalised least-squares fit is to give each of them a coefficient of its own. With J their
+indicators beside the marker's columns U (zero in these rows),
+
+    U'P*U = U'P U - U'P J (J'P J)^- J'P U,        y'P*y = y'P y - y'P J (J'P J)^- J'P y.
+
+The degrees of freedom fall by the rank of J'P J: by less than the rows where a fixed effect goes with them.
+"""
+
+import numpy as np
+import scipy.sparse as sp
+
+from .._errors import ModelError
+from .._typing import BoolArray, FloatArray
+from .projection import NullModel, Products
+
+LARGEST = 100_000_000  # numbers of [U, J], rows by columns: 0.8 GB
+RANK = 1e-10  # eigenvalues of J'P J below this part of the largest are zero
+
+
+def products_without(null: NullModel, U: FloatArray, gone: BoolArray) -> tuple[Products, float, int]:
+    """Products of one marker, y'P*y and the rank that went, without the rows `gone` (n,). U (n, c) is zero there.
+
+    Errors: ModelError where so many rows are gone that this is not the way.
+    """
+    rows = np.flatnonzero(gone)
+    if U.shape[0] * (U.shape[1] + len(rows)) > LARGEST:
+        raise ModelError(
+            f"missing='drop': a marker is missing in {len(rows):,} of {len(U):,} rows, each a solve; use "
+            "missing='mean', or leave such markers out"
+        )
+    c = U.shape[1]
+    J = np.zeros((len(U), len(rows)))
+    J[rows, np.arange(len(rows))] = 1.0
+    gram, score = null.gram(np.hstack([U, J]))
+    values, vectors = np.linalg.eigh(gram[c:, c:])
+    used = values > RANK * values[-1]
+    half = (vectors[:, used] / np.sqrt(values[used])).T
+    cross, alone = half @ gram[c:, :c], half @ score[c:]
+    P = gram[:c, :c] - cross.T @ cross
+    products = Products(P[None], (score[:c] - cross.T @ alone)[None], np.diag(gram)[:c][None])
+    return products, float(null.ss - alone @ alone), int(used.sum())
+
+
+def indicators(gone: BoolArray) -> sp.csc_array:
+    """J, n x rows."""
+    rows = np.flatnonzero(gone)
+    return sp.csc_array((np.ones(len(rows)), (rows, np.arange(len(rows)))), shape=(len(gone), len(rows)))

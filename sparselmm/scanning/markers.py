@@ -1,0 +1,238 @@
+"""Where genotypes come from: PLINK 1 files, tables and arrays, or any iterator of blocks.
+
+Every source gives blocks of markers (k, samples), in bytes (-127 is missing, as bed-reader has it) or float64 (NaN).
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from .._errors import DataError, ModelError
+from .._typing import AnyArray
+from ..kernels.families import MISSING
+
+MAGIC = b"\x6c\x1b\x01"  # of a bed file, marker by marker
+BIM = ["chromosome", "marker", "cm", "position", "allele", "other_allele"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MarkerBlock:
+    """info: a row a marker with `marker`, and what is known of chromosome, position, allele. raw: (k, samples)."""
+
+    info: pd.DataFrame
+    raw: AnyArray
+
+    def __post_init__(self) -> None:
+        if len(self.info) != len(self.raw):
+            raise DataError(f"{len(self.info)} ids for {len(self.raw)} markers; blocks are samples by markers")
+
+
+class MarkerSource(Protocol):
+    """samples: their ids, None without. n_markers: None where only the end tells."""
+
+    samples: pd.Index | None
+    n_samples: int
+
+    @property
+    def n_markers(self) -> int | None:
+        """How many there will be."""
+
+    def fingerprint(self) -> str:
+        """Of what is read: the same text for the same genotypes."""
+
+    def blocks(self, size: int) -> Iterator[MarkerBlock]:
+        """Blocks of about `size` markers, the same ones every time."""
+
+
+def open_markers(genotypes: Any, samples: Any = None, markers: Any = None) -> MarkerSource:
+    """The source that suits `genotypes`.
+
+    A path: PLINK 1 files (.bed with .bim and .fam). A DataFrame: samples in rows, markers in columns. An array
+    (samples, markers). An iterator of (ids or a table with a column `marker`, array (samples, k)).
+    samples: ids of the samples of arrays and iterators; markers: ids, or a table with `marker`, `chromosome`,
+    `position`, of arrays. Errors: DataError, ModelError.
+    """
+    if isinstance(genotypes, (str, Path)):
+        return Plink(Path(genotypes))
+    index = None if samples is None else pd.Index(samples)
+    if isinstance(genotypes, pd.DataFrame):
+        if index is None and not isinstance(genotypes.index, pd.RangeIndex):
+            index = genotypes.index
+        return Table(genotypes.to_numpy(), index, genotypes.columns if markers is None else markers)
+    if isinstance(genotypes, np.ndarray):
+        return Table(genotypes, index, markers)
+    if isinstance(genotypes, Iterable):
+        return Stream(genotypes, index)
+    raise DataError(
+        f"genotypes are a path, a DataFrame, an array or an iterator of blocks, not {type(genotypes).__name__}"
+    )
+
+
+def marker_info(markers: Any, count: int) -> pd.DataFrame:
+    """A row a marker; names m0, m1, ... where there are none."""
+    if isinstance(markers, pd.DataFrame):
+        if "marker" not in markers.columns:
+            raise DataError(f"markers: a table needs a column 'marker', it has {', '.join(map(str, markers.columns))}")
+        return markers.reset_index(drop=True)
+    names = [f"m{i}" for i in range(count)] if markers is None else list(markers)
+    return pd.DataFrame({"marker": [str(x) for x in names]})
+
+
+def by_marker(values: Any, n_samples: int | None = None) -> AnyArray:
+    """(samples, k) -> (k, samples) contiguous, int8 or float64. Errors: DataError for other shapes, text, odd codes."""
+    array = np.asarray(values)
+    if array.ndim != 2 or (n_samples is not None and len(array) != n_samples):
+        rows = "samples" if n_samples is None else f"{n_samples} samples"
+        raise DataError(f"genotypes have shape {array.shape}; {rows} by markers are needed")
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"genotypes are numbers (missing: {MISSING} in bytes, NaN else), not {array.dtype}")
+    out = np.ascontiguousarray(array.T, dtype=np.int8 if array.dtype in (np.int8, np.bool_) else np.float64)
+    if array.dtype.kind in "iu":
+        _check_codes(out)
+    return out
+
+
+def _check_codes(raw: AnyArray) -> None:
+    odd = (raw < 0) & (raw != MISSING)
+    if odd.any():
+        value = raw[odd][0]
+        raise DataError(
+            f"genotypes have the whole number {value:g}: {MISSING} is missing (or NaN in floats), others count alleles"
+        )
+
+
+class Table:
+    """An array (samples, markers) in memory."""
+
+    def __init__(self, values: AnyArray, samples: pd.Index | None, markers: Any):
+        by_marker(values[:1])
+        if samples is not None and len(samples) != len(values):
+            raise DataError(f"samples: {len(samples)} ids for genotypes of {len(values)} samples")
+        self._values, self.samples = values, samples
+        self.n_samples, self.n_markers = values.shape
+        self._info = marker_info(markers, values.shape[1])
+        if len(self._info) != values.shape[1]:
+            raise DataError(f"markers: {len(self._info)} ids for {values.shape[1]} columns of genotypes")
+
+    def fingerprint(self) -> str:
+        return fingerprint(self._values, self._info, self.samples)
+
+    def blocks(self, size: int) -> Iterator[MarkerBlock]:
+        for first in range(0, self._values.shape[1], size):
+            part = slice(first, first + size)
+            yield MarkerBlock(self._info.iloc[part], by_marker(self._values[:, part]))
+
+
+class Stream:
+    """An iterator of (ids, array) blocks, consumed once; its blocks stay as they are."""
+
+    def __init__(self, blocks: Iterable[Any], samples: pd.Index | None):
+        self._blocks = iter(blocks)
+        first = next(self._blocks, None)
+        if first is None:
+            raise DataError("the iterator of genotypes has no blocks")
+        self._first = self._read(first, None)
+        self.samples, self.n_samples = samples, self._first.raw.shape[1]
+        if samples is not None and len(samples) != self.n_samples:
+            raise DataError(f"samples: {len(samples)} ids for genotypes of {self.n_samples} samples")
+
+    def fingerprint(self) -> str:
+        return fingerprint(self._first.raw, self._first.info, self.samples)
+
+    @property
+    def n_markers(self) -> int | None:
+        return None
+
+    def blocks(self, size: int) -> Iterator[MarkerBlock]:
+        yield self._first
+        yield from (self._read(block, self.n_samples) for block in self._blocks)
+
+    def _read(self, block: Any, n_samples: int | None) -> MarkerBlock:
+        if not isinstance(block, (tuple, list)) or len(block) != 2:
+            raise DataError("an iterator of genotypes gives pairs: ids of markers, array of samples by markers")
+        raw = by_marker(block[1], n_samples)
+        return MarkerBlock(marker_info(block[0], len(raw)), raw)
+
+
+class Plink:
+    """PLINK 1: prefix.bed, .bim and .fam; genotypes count the first allele of .bim. Samples are called by their IID."""
+
+    def __init__(self, path: Path):
+        self._bed = path if path.suffix == ".bed" else Path(f"{path}.bed")
+        files = [self._bed, *(self._bed.with_suffix(end) for end in (".bim", ".fam"))]
+        for file in files:
+            if not file.is_file():
+                raise DataError(f"no file {file}: PLINK 1 genotypes are three files, .bed, .bim and .fam")
+        self._info, fam = _read_table(files[1], BIM), _read_table(files[2], ["fid", "iid", "", "", "", ""])
+        self.samples = pd.Index(fam["iid"])
+        self.n_samples, self.n_markers = len(fam), len(self._info)
+        _check_bed(self._bed, self.n_samples, self.n_markers)
+
+    def fingerprint(self) -> str:
+        return fingerprint(_ends(self._bed), self._info, self.samples)
+
+    def blocks(self, size: int) -> Iterator[MarkerBlock]:
+        try:
+            from bed_reader import open_bed
+        except ImportError as error:
+            raise ModelError('PLINK files need bed-reader: pip install "sparselmm[plink]"') from error
+        info = self._info[["marker", "chromosome", "position", "allele", "other_allele"]]
+        with open_bed(
+            self._bed, iid_count=self.n_samples, sid_count=self.n_markers, num_threads=1, skip_format_check=True
+        ) as bed:
+            for first in range(0, self.n_markers, size):
+                part = slice(first, min(first + size, self.n_markers))
+                yield MarkerBlock(info.iloc[part], np.ascontiguousarray(bed.read(np.s_[:, part], dtype="int8").T))
+
+
+def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:
+    """A .bim or .fam file. Errors: DataError."""
+    try:
+        table = pd.read_csv(path, sep=r"\s+", header=None, dtype=str, keep_default_na=False)
+    except ValueError as error:
+        raise DataError(f"{path.name} cannot be read: {error}") from error
+    if table.shape[1] != len(columns):
+        raise DataError(f"{path.name} has {table.shape[1]} columns; {len(columns)} are needed")
+    table.columns = pd.Index(columns)
+    if "position" not in columns:
+        return table
+    return table.assign(position=pd.to_numeric(table["position"], errors="coerce"))
+
+
+def _check_bed(path: Path, samples: int, markers: int) -> None:
+    """DataError where the file does not begin as it must, or is not as long as .bim and .fam say."""
+    with path.open("rb") as file:
+        start = file.read(3)
+    if start[:2] != MAGIC[:2]:
+        raise DataError(f"{path.name} is no PLINK 1 bed file: it begins with {start.hex()}, not {MAGIC.hex()}")
+    if start != MAGIC:
+        raise DataError(f"{path.name} is sorted by sample (mode {start[2:].hex()}); convert it with plink --make-bed")
+    size, need = path.stat().st_size, 3 + markers * ((samples + 3) // 4)
+    if size != need:
+        what = "truncated" if size < need else "too long"
+        raise DataError(
+            f"{path.name} is {what}: {size:,} bytes, while {markers:,} markers (.bim) of {samples:,} samples (.fam) "
+            f"need {need:,}; the three files do not belong together, or the copy is incomplete"
+        )
+
+
+def _ends(path: Path, length: int = 1 << 20) -> AnyArray:
+    """Size, first and last bytes of a file."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(length)
+        file.seek(max(0, size - length))
+        return np.frombuffer(str(size).encode() + head + file.read(), np.uint8)
+
+
+def fingerprint(genotypes: AnyArray, info: pd.DataFrame, samples: pd.Index | None) -> str:
+    """SHA-256 of genotypes (or what stands for them), ids of markers and of samples."""
+    digest = hashlib.sha256(np.ascontiguousarray(genotypes).data)
+    digest.update("\n".join(info["marker"]).encode())
+    digest.update(b"" if samples is None else "\n".join(map(str, samples)).encode())
+    return digest.hexdigest()

@@ -1,0 +1,107 @@
+"""Which sample of the genotypes each row of a model belongs to, and covariates of interactions over its rows."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .._errors import DataError, ModelError
+from .._typing import FloatArray, IntArray
+from ..results import Fit
+from ..terms import ModelSpec
+
+SHOWN = 3  # ids that an error names
+
+
+def align(fit: Fit, sample: Any, samples: pd.Index | None, n_samples: int) -> tuple[IntArray, IntArray]:
+    """codes (n,) of the person of each row, and people (m,): the place of each person among the samples.
+
+    sample: a grouping factor of the model by its name, labels of the rows (nobs,), or None where rows are samples in
+    their order. Labels are compared as text, those of `fam` files being text.
+    Errors: DataError, ModelError with the ids that have no match.
+    """
+    if sample is None:
+        return _in_order(fit, samples, n_samples)
+    labels = _labels(fit, sample)
+    codes, unique = pd.factorize(labels)
+    if (codes < 0).any():
+        raise DataError(f"sample: {int((codes < 0).sum())} of {len(codes)} rows have no label; leave these rows out")
+    known = pd.Index(map(str, range(n_samples))) if samples is None else samples.map(str)
+    _check_unique(known)
+    people = known.get_indexer(pd.Index(unique).map(str))
+    if (people < 0).any():
+        missing = [str(x) for x in pd.Index(unique)[people < 0]]
+        raise DataError(
+            f"{len(missing)} of {len(unique)} samples of the model are not among the {n_samples} of the genotypes: "
+            f"{_some(missing)} (there: {_some(known)}). Leave their rows out of the fit, or give sample= that matches"
+        )
+    return codes.astype(np.int64), people.astype(np.int64)
+
+
+def _in_order(fit: Fit, samples: pd.Index | None, n_samples: int) -> tuple[IntArray, IntArray]:
+    if samples is not None:
+        raise ModelError(
+            f"the genotypes have ids ({_some(samples)}): say which sample each row of the model is, by sample='g', a "
+            f"grouping factor of the model, or by an array of {fit.nobs} ids"
+        )
+    if n_samples != fit.nobs:
+        raise DataError(
+            f"the genotypes have {n_samples} samples and the model {fit.nobs} rows ({fit.spec.n_dropped} rows of the "
+            "table were dropped): say by sample= which sample each row is"
+        )
+    return np.arange(n_samples), np.arange(n_samples)
+
+
+def _labels(fit: Fit, sample: Any) -> Any:
+    """Labels of the rows, (n,)."""
+    if not isinstance(sample, str):
+        labels = pd.Index(np.asarray(sample))
+        if len(labels) != fit.nobs:
+            raise DataError(f"sample: {len(labels)} labels for the {fit.nobs} rows of the model")
+        return labels
+    for term in fit.spec.terms:
+        if term.name == sample and isinstance(term.Z, np.ndarray):
+            return pd.Index(term.labels())[term.Z]
+    names = [t.name for t in fit.spec.terms if isinstance(t.Z, np.ndarray)]
+    raise ModelError(
+        f"sample='{sample}' is no grouping factor of the model ({', '.join(names) or 'it has none'}); give the ids of "
+        f"its {fit.nobs} rows as an array"
+    )
+
+
+def _check_unique(samples: pd.Index) -> None:
+    if not samples.is_unique:
+        twice = samples[samples.duplicated()]
+        raise DataError(f"{len(twice)} ids of samples stand twice among the genotypes: {_some(twice)}")
+
+
+def _some(labels: Any) -> str:
+    shown = ", ".join(repr(str(x)) for x in list(labels[:SHOWN]))
+    return shown + (", ..." if len(labels) > SHOWN else "")
+
+
+def covariates(spec: ModelSpec, interact: Any) -> tuple[FloatArray, tuple[str, ...]]:
+    """[1, c_1, ...] (n, c) and names of all but the first.
+
+    interact: a coefficient's name or several, whose columns of X are taken, or a mapping from names to arrays (n,).
+    Errors: ModelError, DataError.
+    """
+    if interact is None:
+        return np.ones((spec.n, 1)), ()
+    given = {interact: None} if isinstance(interact, str) else interact
+    names = tuple(map(str, given))
+    values = [given[name] if isinstance(given, Mapping) else None for name in given]
+    columns = [_column(spec, name, v) for name, v in zip(names, values, strict=True)]
+    return np.column_stack([np.ones(spec.n), *columns]), names
+
+
+def _column(spec: ModelSpec, name: str, values: Any) -> FloatArray:
+    if values is None:
+        if name not in spec.fixed_names[: spec.X.shape[1]]:
+            raise ModelError(f"interact: no coefficient '{name}'; there are {', '.join(spec.fixed_names)}")
+        return spec.X[:, spec.fixed_names.index(name)]
+    out = np.asarray(values, dtype=np.float64)
+    if out.shape != (spec.n,) or not np.isfinite(out).all():
+        raise DataError(f"interact: '{name}' must be {spec.n} finite numbers, one a row of the model")
+    return out

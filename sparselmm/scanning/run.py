@@ -1,0 +1,262 @@
+"""`scan`: null models and genotypes -> a table of associations, block by block."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .._errors import ModelError
+from .._typing import AnyArray, FloatArray
+from ..engines.threads import get_threads, parallel
+from ..kernels.families import mark_missing, marker_moments
+from ..results import Fit
+from .association import CONFOUNDED, NO_GENOTYPE, NO_VARIATION, TESTS, Statistics, statistics
+from .gaps import products_without
+from .markers import MarkerBlock, MarkerSource, open_markers
+from .people import align, covariates
+from .projection import NullModel, PeopleProducts
+from .refit import Refitted, refit_with
+from .result import Scan
+from .store import Store, describe_fit
+
+GENOTYPES = 64_000_000  # of a block: 64 MB in bytes
+INFINITE = "infinite values"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a scan does with each marker. reestimate: p-values below it get their own variance parameters."""
+
+    test: str
+    missing: str
+    reestimate: float | None
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (("test", self.test, TESTS), ("missing", self.missing, ("mean", "drop"))):
+            if value not in allowed:
+                raise ModelError(f"{name}={value!r}: one of {', '.join(map(repr, allowed))}")
+        if self.reestimate is not None and not 0.0 < self.reestimate <= 1.0:
+            raise ModelError(f"reestimate={self.reestimate!r}: a p-value above 0 and up to 1, or None")
+
+
+def scan(
+    fit: Any,
+    genotypes: Any,
+    *,
+    sample: Any = None,
+    interact: Any = None,
+    test: str = "wald",
+    missing: str = "mean",
+    reestimate: float | None = None,
+    samples: Any = None,
+    markers: Any = None,
+    out: Any = None,
+    block: int | None = None,
+    progress: bool = False,
+) -> Scan:
+    """Test each marker given a fitted null model: exact generalised least squares at the null's variance parameters.
+
+    fit: the null model, with any random effects; a list of them tests several traits in one pass over the genotypes; a
+    mapping chromosome -> fit leaves one chromosome out of the kinship of each (LOCO).
+    genotypes: a path of PLINK 1 files, a DataFrame (samples in rows), an array (samples, markers), or an iterator of
+    (ids, array) blocks; bytes with -127 for missing, or floats with NaN. samples, markers: ids for arrays; `markers`
+    may be a table with `marker`, `chromosome`, `position`. sample: which sample each row of the model is, by the
+    name of a grouping factor of the model or by labels (nobs,); rows are samples in order if None.
+    interact: tests g and g x covariate together, for coefficients by name or a mapping name -> (nobs,).
+    test: "wald" estimates sigma with each marker at the null's ratios (t or F), "score" holds it too (z or chi^2 / df).
+    missing: "mean" imputes, "drop" leaves people without a genotype out of that marker's model. reestimate: markers
+    with a p-value below get variance parameters of their own, columns `effect_lmm`, `se_lmm`, `p_lmm`.
+    out: a folder for finished blocks; the same call continues an interrupted scan. block: markers of a block.
+    Markers that cannot be tested have NaN and a `reason`. Errors: DataError, ModelError.
+    """
+    options = Options(test, missing, reestimate)
+    source = open_markers(genotypes, samples, markers)
+    traits = [_Trait(name, fits, source, sample, interact, options) for name, fits in _traits(fit)]
+    size = block or max(1, min(4096, GENOTYPES // max(1, source.n_samples)))
+    store = None if out is None else Store(out, _manifest(traits, source, options, size))
+    tables = []
+    with _progress(progress, source.n_markers) as advance:
+        for number, part in enumerate(source.blocks(size)):
+            table = None if store is None else store.load(number, part.info["marker"].tolist())
+            if table is None:
+                table = pd.concat([t.table(part) for t in traits], ignore_index=True)
+                if store is not None:
+                    store.save(number, table)
+            tables.append(table)
+            advance(len(part.raw))
+    suffixes = ("", *(f"_{name}" for name in traits[0].interactions))
+    return Scan(pd.concat(tables, ignore_index=True), tuple(t.name for t in traits), suffixes)
+
+
+def _traits(fit: Any) -> list[tuple[str, Mapping[str, Fit] | Fit]]:
+    """Names and fits; a name that comes again gets a number."""
+    fits = list(fit) if isinstance(fit, Sequence) else [fit]
+    out: list[tuple[str, Mapping[str, Fit] | Fit]] = []
+    for one in fits:
+        members = list(one.values()) if isinstance(one, Mapping) else [one]
+        if not members or not all(isinstance(f, Fit) for f in members):
+            raise ModelError("fit is a fitted model, a list of them, or a mapping chromosome -> fit")
+        name, taken = members[0].spec.response, [n for n, _ in out]
+        name = name if name not in taken else f"{name}.{len(out) + 1}"
+        out.append((name, {str(k): f for k, f in one.items()} if isinstance(one, Mapping) else one))
+    if not out:
+        raise ModelError("fit is an empty list; give at least one fitted model")
+    return out
+
+
+def _manifest(traits: Sequence["_Trait"], source: MarkerSource, options: Options, size: int) -> dict[str, Any]:
+    return {
+        "null model": {t.name: t.describe() for t in traits},
+        "genotypes": source.fingerprint(),
+        "options": [options.test, options.missing, options.reestimate, size],
+        "interactions": list(traits[0].interactions),
+    }
+
+
+class _Trait:
+    """One response: its null model, or one for each chromosome, of which the last one used is kept."""
+
+    def __init__(
+        self,
+        name: str,
+        fits: Mapping[str, Fit] | Fit,
+        source: MarkerSource,
+        sample: Any,
+        interact: Any,
+        options: Options,
+    ):
+        self.name, self._fits, self._options = name, fits, options
+        self._source, self._sample, self._interact = source, sample, interact
+        first = fits if isinstance(fits, Fit) else next(iter(fits.values()))
+        self.interactions = covariates(first.spec, interact)[1]
+        self._at: tuple[str, _Null] | None = None
+        self._null(next(iter(fits)) if isinstance(fits, Mapping) else "")
+
+    def describe(self) -> Any:
+        """Digests of the fits."""
+        fits = self._fits
+        return describe_fit(fits) if isinstance(fits, Fit) else {k: describe_fit(f) for k, f in fits.items()}
+
+    def table(self, block: MarkerBlock) -> pd.DataFrame:
+        """Rows of a block, in its order."""
+        if isinstance(self._fits, Fit):
+            parts = [self._null("").table(block)]
+        else:
+            parts = [self._null(chromosome).table(part) for chromosome, part in _by_chromosome(block)]
+        table = pd.concat(parts, ignore_index=True)
+        table.insert(0, "trait", self.name)
+        return table
+
+    def _null(self, chromosome: str) -> "_Null":
+        if self._at is None or self._at[0] != chromosome:
+            if isinstance(self._fits, Mapping) and chromosome not in self._fits:
+                known = ", ".join(self._fits)
+                raise ModelError(f"there is no fit for chromosome '{chromosome}' of the genotypes; there are {known}")
+            fit = self._fits if isinstance(self._fits, Fit) else self._fits[chromosome]
+            self._at = chromosome, _Null(fit, self._source, self._sample, self._interact, self._options)
+        return self._at[1]
+
+
+def _by_chromosome(block: MarkerBlock) -> Iterator[tuple[str, MarkerBlock]]:
+    """Runs of markers of one chromosome."""
+    if "chromosome" not in block.info.columns:
+        raise ModelError("a mapping chromosome -> fit needs markers with a chromosome: give a table as markers=")
+    names = block.info["chromosome"].map(str).to_numpy()
+    starts = np.flatnonzero(np.append(True, names[1:] != names[:-1]))
+    for first, last in zip(starts, np.append(starts[1:], len(names)), strict=True):
+        yield names[first], MarkerBlock(block.info.iloc[first:last], block.raw[first:last])
+
+
+class _Null:
+    """One null model with its people: a block of markers -> a table."""
+
+    def __init__(self, fit: Fit, source: MarkerSource, sample: Any, interact: Any, options: Options):
+        self.fit, self.options = fit, options
+        self.codes, self.people = align(fit, sample, source.samples, source.n_samples)
+        self.X, names = covariates(fit.spec, interact)
+        self.suffixes = ("", *(f"_{name}" for name in names))
+        self.null = NullModel(fit)
+        self.products = PeopleProducts(self.null, self.codes, self.people, self.X)
+        self.df = float(fit.nobs - self.null.n_fixed - self.X.shape[1])
+        held = options.test == "score" or "sigma" in fit.estimate.held
+        self.sigma2 = fit.sigma**2 if held else None
+
+    def table(self, block: MarkerBlock) -> pd.DataFrame:
+        known, mean, reason = self._moments(block.raw)
+        value = np.where(reason == "", mean, 0.0)
+        found = statistics(self.products(block.raw, value), self.null.ss, self.df, self.sigma2)
+        if self.options.missing == "drop":
+            for k in np.flatnonzero((reason == "") & (known < len(self.people))).tolist():
+                self._without(block.raw[k], k, found)
+        out = [found.beta, found.se, found.p_effect]
+        for array in (*out, found.statistic, found.p):
+            array[reason != ""] = np.nan
+        reason[(reason == "") & np.isnan(found.p)] = CONFOUNDED
+        table = block.info.reset_index(drop=True).assign(n=known, mean=np.where(known > 0, mean, np.nan))
+        table = table.assign(**self._effects(*out), statistic=found.statistic, p_value=found.p, reason=reason)
+        return table if self.options.reestimate is None else table.assign(**self._again(block.raw, mean, found.p))
+
+    def _effects(self, beta: FloatArray, se: FloatArray, p: FloatArray) -> dict[str, FloatArray]:
+        """Columns `effect`, `se` and those of interactions; with these also `p_effect`, of each alone."""
+        kinds = {"effect": beta, "se": se} | ({"p_effect": p} if beta.shape[1] > 1 else {})
+        return {f"{kind}{s}": a[:, j] for j, s in enumerate(self.suffixes) for kind, a in kinds.items()}
+
+    def _moments(self, raw: AnyArray) -> tuple[AnyArray, FloatArray, AnyArray]:
+        """How many people have a genotype, its mean, and why a marker cannot be tested ("" where it can)."""
+        k = len(raw)
+        count, (total, low, high) = np.empty(k, np.int64), np.empty((3, k))
+        bounds = np.linspace(0, k, min(k, get_threads()) + 1).astype(np.int64)
+        with np.errstate(invalid="ignore"):
+            parallel(marker_moments, bounds, raw, self.people, count, total, low, high)
+            mean = total / np.maximum(count, 1)
+        reason = np.where(low >= high, NO_VARIATION, "").astype(object)
+        reason[count == 0] = NO_GENOTYPE
+        reason[np.isinf(low) & (count > 0) | np.isinf(high) & (count > 0)] = INFINITE
+        return count, mean, reason
+
+    def _columns(self, raw: AnyArray, mean: float) -> tuple[FloatArray, AnyArray]:
+        """U (n, c) of one marker, and the rows (n,) whose genotype is missing."""
+        gone = np.empty(len(self.people), bool)
+        mark_missing(raw, self.people, gone)
+        g = np.where(gone, mean, raw[self.people].astype(np.float64))
+        return g[self.codes][:, None] * self.X, gone[self.codes]
+
+    def _without(self, raw: AnyArray, k: int, found: Statistics) -> None:
+        """Marker k's statistics without the people whose genotype is missing, in place."""
+        U, gone = self._columns(raw, 0.0)
+        products, ss, rank = products_without(self.null, U, gone)
+        alone = statistics(products, np.array([ss]), np.array([self.df - rank]), self.sigma2)
+        for name in Statistics.__slots__:
+            getattr(found, name)[k] = getattr(alone, name)[0]
+
+    def _again(self, raw: AnyArray, mean: FloatArray, p: FloatArray) -> dict[str, AnyArray]:
+        """Columns of the models with variance parameters of their own, NaN where the p-value is not below the limit."""
+        assert self.options.reestimate is not None
+        hits, drop = np.flatnonzero(p < self.options.reestimate), self.options.missing == "drop"
+        kinds = ("effect", "se")
+        out = {f"{kind}_lmm{s}": np.full(len(p), np.nan) for s in self.suffixes for kind in kinds}
+        out |= {"statistic_lmm": np.full(len(p), np.nan), "p_lmm": np.full(len(p), np.nan)}
+        for k in hits:
+            U, gone = self._columns(raw[k], 0.0 if drop else float(mean[k]))
+            again: Refitted = refit_with(self.fit, U, self.suffixes, gone if drop else None, self.options.test)
+            for j, s in enumerate(self.suffixes):
+                out[f"effect_lmm{s}"][k], out[f"se_lmm{s}"][k] = again.beta[j], again.se[j]
+            out["statistic_lmm"][k], out["p_lmm"][k] = again.statistic, again.p
+        return out
+
+
+@contextmanager
+def _progress(wanted: bool, total: int | None) -> Iterator[Any]:
+    """A bar of markers; a function that does nothing where none is wanted."""
+    if not wanted:
+        yield lambda count: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    with Progress(*columns) as bar:
+        task = bar.add_task("markers", total=total)
+        yield lambda count: bar.advance(task, count)
