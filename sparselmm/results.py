@@ -236,14 +236,32 @@ class Fit:
         """y - fitted, (n,)."""
         return self.spec.y - self.fitted
 
-    def predict(self, newdata: Any = None, *, re: bool = True, new_levels: str = "population") -> FloatArray:
+    def predict(
+        self,
+        newdata: Any = None,
+        *,
+        re: bool | str | Sequence[str] = True,
+        new_levels: str = "population",
+        se: bool = False,
+        interval: str | None = None,
+        level: float = 0.95,
+        seed: Any = None,
+    ) -> Any:
         """Predicted means of new rows, (n,); of the rows used where newdata is None.
 
-        re: with random effects. new_levels: "population" predicts an unknown level with b = 0, "error" refuses.
+        With `se` or `interval` a table: fit, se of the mean (of b_hat - b and beta_hat jointly), and for an interval
+        lower, upper: "confidence" of the mean, "prediction" of a response, with its residual variance.
+
+        re: with all random effects, none, or those of some terms or groups; what is left out counts as zero, without
+        variance. new_levels: "population" predicts an unknown level with b = 0 and its variance in the table, "error"
+        refuses, "sample" draws b of independent levels (seed). A series goes on to times that it has no state at.
+        Variance parameters are taken as known.
         """
         from .inference.predict import predict
 
-        return predict(self, newdata, re=re, new_levels=new_levels)
+        return predict(
+            self, newdata, re=re, new_levels=new_levels, se=se, interval=interval, level=level, seed=seed
+        )  # fmt: skip
 
     def simulate(self, n: int = 1, seed: Any = None, *, effects: str = "new") -> FloatArray:
         """n responses (nobs, n). effects: "new" draws the random effects too, "fitted" keeps them, "none" has none."""

@@ -65,7 +65,7 @@ def test_public_names():
         (slm.LinearMixedModel.loglik, "self theta reml"),
         (slm.RandomTerm, "Z structure columns effects name levels Q label text"),
         (slm.Fit.ranef, "self se"),
-        (slm.Fit.predict, "self newdata re new_levels"),
+        (slm.Fit.predict, "self newdata re new_levels se interval level seed"),
         (slm.load_dataset, "name"),
     ],
 )

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from .._errors import DataError, ModelError
 from .._typing import FloatArray
 from ..formula.encode import Encoding
 from ..formula.portable import plain, read, read_encoding, write_encoding
+from .new_rows import TermFacts, term_rows
+from .predict import term_facts
 
 if TYPE_CHECKING:
     from ..results import Fit
@@ -28,10 +30,9 @@ TABLES = ("fixef", "fixef_se", "vcov", "varpar", "varpar_se", "varcorr", "theta"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SavedTerm:
-    """A random term: its text, its group's name, and its BLUPs (m, r)."""
+    """A random term: what predictions need to know of it, and its BLUPs (m, r)."""
 
-    text: str
-    name: str
+    facts: TermFacts
     b: FloatArray
 
 
@@ -73,13 +74,14 @@ class SavedFit:
         """Predicted means of new rows, (n,), as `Fit.predict` gives them."""
         if new_levels not in ("population", "error"):
             raise ModelError(f"new_levels={new_levels!r}: one of 'population', 'error'")
-        if self.encoding is None:
+        encoding = self.encoding
+        if encoding is None:
             raise ModelError("a model from arrays cannot encode new rows: multiply your new X and Z with the estimates")
-        mean = self.encoding.fixed(newdata) @ np.nan_to_num(self.fixef.to_numpy()) + self.encoding.offset(newdata)
+        mean = encoding.fixed(newdata) @ np.nan_to_num(self.fixef.to_numpy()) + encoding.offset(newdata)
         if re:
-            for term, (codes, columns) in zip(self.terms, self.encoding.random(newdata), strict=True):
-                mean = mean + _effects_of(term, np.asarray(codes), columns, new_levels)
-        return mean
+            for k, (term, coded) in enumerate(zip(self.terms, encoding.random(newdata), strict=True)):
+                mean = mean + term_rows(encoding, newdata, k, coded, term.facts, new_levels).A @ term.b.ravel()
+        return np.asarray(mean)
 
     def __str__(self) -> str:
         return self.text
@@ -88,25 +90,12 @@ class SavedFit:
         return f"<saved sparselmm fit: {self.formula or 'from arrays'}; deviance {self.facts['deviance']:.4f}>"
 
 
-def _effects_of(term: SavedTerm, codes: Any, columns: FloatArray | None, new_levels: str) -> FloatArray:
-    """Z b of new rows, (n,): zero for an unknown level; codes (n,) or one a effect (n, r)."""
-    codes = codes[:, None] if codes.ndim == 1 else codes
-    unknown = int((codes < 0).any(axis=1).sum())
-    if unknown and new_levels == "error":
-        raise DataError(
-            f"{term.text}: {unknown} of {len(codes)} rows have a level of '{term.name}' that was not in the data "
-            "of the fit; new_levels='population' predicts them without this term"
-        )
-    values = term.b[codes, np.arange(term.b.shape[1])]
-    values = values if columns is None else values * columns
-    return np.asarray(np.where(codes < 0, 0.0, values).sum(axis=1))
-
-
 def save(fit: "Fit", path: Any) -> None:
     """Write `fit` to a JSON file. Errors: ModelError for a transformation whose state has no plain form."""
     from .. import __version__
 
-    terms = [{"text": t.describe(), "name": t.name, "b": plain(b)} for t, b in _terms(fit)]
+    effects = zip(term_facts(fit), fit.estimate.evaluation.b, strict=True)
+    terms = [{"b": plain(b)} | {f.name: plain(getattr(facts, f.name)) for f in fields(facts)} for facts, b in effects]
     body = {
         "formula": fit.spec.formula,
         "response": fit.spec.response,
@@ -123,10 +112,6 @@ def save(fit: "Fit", path: Any) -> None:
     Path(path).write_text(f'{head[:-1]}, "fit": {text}}}\n', encoding="utf-8")
 
 
-def _terms(fit: "Fit") -> Any:
-    return zip(fit.spec.terms, fit.estimate.evaluation.b, strict=True)
-
-
 def load(path: Any, context: Mapping[str, Any] | None = None) -> SavedFit:
     """The fit that `Fit.save` wrote. context: functions of your own that the formula uses, as in the fit.
 
@@ -140,7 +125,7 @@ def load(path: Any, context: Mapping[str, Any] | None = None) -> SavedFit:
             response=body["response"],
             facts={name: read(body["facts"][name]) for name in FACTS},
             tables={name: _read_table(body["tables"][name]) for name in TABLES},
-            terms=tuple(SavedTerm(t["text"], t["name"], read(t["b"])) for t in body["terms"]),
+            terms=tuple(_read_term(t) for t in body["terms"]),
             effects={group: _read_table(table) for group, table in body["effects"]},
             text=body["text"],
             versions=body["versions"],
@@ -148,6 +133,10 @@ def load(path: Any, context: Mapping[str, Any] | None = None) -> SavedFit:
         )
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise DataError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _read_term(given: Any) -> SavedTerm:
+    return SavedTerm(TermFacts(**{f.name: read(given[f.name]) for f in fields(TermFacts)}), read(given["b"]))
 
 
 def _body(path: Path) -> dict[str, Any]:

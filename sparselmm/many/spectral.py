@@ -82,9 +82,10 @@ def _by_levels(Z: sp.csr_array, X: FloatArray, Q: Precision | None) -> Spectrum:
         lift = sla.solve_triangular(root, Z.T.toarray(), lower=True)
         gram = lift @ lift.T
     XZ = (lift @ X).T
-    lam, U = _positive(gram - XZ.T @ XZ, len(X) - XZ.shape[0])
+    d = _eigenvalues(gram)
+    lam, U = _positive(gram - XZ.T @ XZ, len(X) - XZ.shape[0], d[-1])
     size = np.sqrt(lam)
-    return Spectrum(lam, _eigenvalues(gram), lift, np.ascontiguousarray(U / size), XZ @ U * size, XZ @ XZ.T)
+    return Spectrum(lam, d, lift, np.ascontiguousarray(U / size), XZ @ U * size, XZ @ XZ.T)
 
 
 def _by_rows(Z: sp.csr_array, X: FloatArray, Q: Precision | None) -> Spectrum:
@@ -94,14 +95,15 @@ def _by_rows(Z: sp.csr_array, X: FloatArray, Q: Precision | None) -> Spectrum:
     KX = K @ X
     gram = X.T @ KX
     projected = K - X @ KX.T - KX @ X.T + X @ gram @ X.T
-    lam, E = _positive(0.5 * (projected + projected.T), len(K) - X.shape[1])
-    return Spectrum(lam, _eigenvalues(K), None, np.ascontiguousarray(E), KX.T @ E, gram)
+    d = _eigenvalues(K)
+    lam, E = _positive(0.5 * (projected + projected.T), len(K) - X.shape[1], d[-1])
+    return Spectrum(lam, d, None, np.ascontiguousarray(E), KX.T @ E, gram)
 
 
-def _positive(A: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
-    """Eigenvalues above rounding, at most `rank` of them, and their vectors."""
+def _positive(A: FloatArray, rank: int, size: float) -> tuple[FloatArray, FloatArray]:
+    """Eigenvalues above rounding of a matrix of this size before projection, at most `rank` of them, and vectors."""
     lam, U = np.linalg.eigh(A)
-    keep = lam > RANK * max(lam[-1], 0.0)
+    keep = lam > RANK * size
     keep[: max(len(lam) - rank, 0)] = False
     return lam[keep], U[:, keep]
 

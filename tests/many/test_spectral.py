@@ -119,3 +119,30 @@ def test_a_kernel_against_dense_algebra(rng, n, m, weighted, reml):
         np.testing.assert_allclose(out.se[j], sigma * np.sqrt(np.diag(cov)), rtol=DENSE_RTOL)
         grid = [deviance(x) for x in np.append(0.0, np.geomspace(1e-4, 1e4, 60))]
         assert deviance(phi) <= min(grid) + 1e-9
+
+
+@pytest.mark.parametrize("formula", ["~ 0 + (1 | g)", "~ x + (1 | g)", "~ x + twice + (1 | g)"])
+@pytest.mark.parametrize("shift", [0.0, 1e9])
+def test_no_fixed_effects_dependent_ones_and_large_means(rng, formula, shift):
+    """Against single fits by the dense engine; a mean of 1e9 leaves seven digits of the data."""
+    data = pd.DataFrame({"g": np.arange(60) % 12, "x": rng.normal(size=60)})
+    data["twice"] = 2.0 * data["x"]
+    Y = rng.normal(size=(60, 3)) + rng.normal(size=(12, 3))[data["g"]] + (shift if "0" not in formula else 0.0)
+    fits = slm.lmm_many(formula, data, Y)
+    for j in range(3):
+        single = slm.lmm("y" + formula, data.assign(y=Y[:, j]), engine="dense")
+        np.testing.assert_allclose(fits.loglik[j], single.loglik, rtol=LOGLIK_RTOL)
+        np.testing.assert_array_equal(np.isnan(fits.fixef[j]), np.isnan(single.fixef))
+        np.testing.assert_allclose(fits.fixef_se[j], single.fixef_se, rtol=FIXEF_RTOL)
+
+
+def test_a_term_that_the_fixed_effects_explain_is_an_error(rng):
+    data = pd.DataFrame({"g": np.arange(60) % 12})
+    with pytest.raises(slm.ModelError, match="explain the whole term"):
+        slm.lmm_many("~ C(g) + (1 | g)", data, rng.normal(size=(60, 2)))
+
+
+def test_an_exact_fit_by_the_random_effects_says_so(rng):
+    data = pd.DataFrame({"g": np.arange(60) % 12, "x": rng.normal(size=60)})
+    fits = slm.lmm_many("~ x + (1 | g)", data, rng.normal(size=(12, 2))[data["g"]])
+    assert not fits.converged.any() and all("sigma goes to zero" in reason for reason in fits.reason)
