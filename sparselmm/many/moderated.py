@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, polygamma, psi, stdtr
 
+from .._errors import ModelError
 from .._typing import FloatArray
 from .estimates import Estimates
 
@@ -49,9 +50,14 @@ def squeeze(variances: FloatArray, df: FloatArray, s02: float, d0: float) -> Flo
 
 
 def moderated_table(e: Estimates, column: int, responses: pd.Index, moderated: bool) -> pd.DataFrame:
-    """estimate, std_error, statistic, df, p_value, adj_p_value of one coefficient, sorted by p value."""
+    """estimate, std_error, statistic, df, p_value, adj_p_value of one coefficient, sorted by p value.
+
+    Errors: ModelError where there are no degrees of freedom to moderate with.
+    """
     beta, se, df, variances = e.beta[:, column], e.se[:, column], e.df[:, column], e.sigma**2
     df = np.where(np.isfinite(df), df, e.df_residual)
+    if moderated and not np.isfinite(e.df_residual).any():
+        raise ModelError("moderated statistics need degrees of freedom, which this model lacks: use moderated=False")
     if moderated:
         s02, d0 = fit_prior(variances, e.df_residual)
         se = se * np.sqrt(squeeze(variances, e.df_residual, s02, d0) / variances)

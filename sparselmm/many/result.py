@@ -55,7 +55,7 @@ class ManyFits:
 
     @property
     def fixef_df(self) -> FloatArray:
-        """Satterthwaite's degrees of freedom, (v, p); of models with several variance ratios NaN."""
+        """Satterthwaite's degrees of freedom, (v, p); NaN with series, structured residuals, some pedigrees."""
         return self.estimates.df[:, : len(self.coefficients)]
 
     @property

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 
 import sparselmm as slm
 from tests.many.references import ONE, golden, reference, responses, samples
@@ -98,3 +99,7 @@ def test_structured_models_are_their_single_fits(formula, options):
         np.testing.assert_allclose(fits.loglik[j], single.loglik, atol=LOGLIK_ATOL)
         np.testing.assert_allclose(fits.fixef_se[j], single.fixef_se, rtol=SE_RTOL)
         np.testing.assert_allclose(fits.fixef[j], single.fixef, atol=SE_RTOL)
+    table = fits.top_table("x", moderated=False)
+    np.testing.assert_allclose(table["p_value"], 2.0 * norm.sf(np.abs(table["estimate"] / table["std_error"])))
+    with pytest.raises(slm.ModelError, match="moderated=False"):
+        fits.top_table("x")
