@@ -9,28 +9,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import scipy.linalg as sla
 import scipy.sparse as sp
 
 from ._typing import BoolArray, FloatArray, IntArray
-from .banded import Banded, Entries
+from .banded import Banded
+from .designs import Block, Design, cross_blocks
 from .engines import Pattern
-from .fixed import Diffuse, FixedDesign, design_matrix, fixed_design
+from .engines.threads import by_pieces, row_pieces
+from .fixed import Diffuse, FixedDesign, fixed_design, row_weights
 from .kernels.blocks import add_product, add_scaled, locate
-from .kernels.codes import pair_codes
-from .kernels.crossproducts import block_sums, spread
+from .kernels.columns import gram
+from .kernels.crossproducts import spread
 from .terms import ModelSpec, RandomTerm, check_residual
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Block:
-    """Blocks of Z_k'WZ_l that are not zero: levels rows (of term k) and cols (of l), values (n, r_k, r_l)."""
-
-    row_term: int
-    col_term: int
-    rows: IntArray
-    cols: IntArray
-    values: FloatArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,27 +50,15 @@ class CrossProducts:
         return replace(self, blocks=tuple(blocks), Zxy=tuple(Zxy), xy=xy)
 
 
-def effect_basis(gram: FloatArray) -> FloatArray:
-    """Lower triangular A with A'A = gram (r x r), so that Z A^-1 has orthonormal columns."""
-    flip = gram[::-1, ::-1]
-    size = np.sqrt(np.diag(flip))
-    try:
-        U = np.linalg.cholesky(flip / np.outer(size, size)).T * size
-    except np.linalg.LinAlgError:
-        U = np.diag(size)
-    return np.ascontiguousarray(U[::-1, ::-1])
-
-
 def cross_products(spec: ModelSpec) -> CrossProducts:
     """One pass over the rows of `spec` for each pair of terms. ModelError where X leaves nothing over."""
-    weights = np.ones(spec.n) if spec.weights is None else spec.weights
-    fixed, y, basis = fixed_design(spec, weights)
-    check_residual(y, fixed.n_columns, spec)
-    V = np.column_stack([basis, y])
-    designs = [_Design(term, weights) for term in all_terms(spec, fixed)]
+    weights = row_weights(spec)
+    fixed, V = fixed_design(spec, weights)
+    check_residual(V[:, -1], fixed.n_columns, spec)
+    designs = [Design(term, weights) for term in all_terms(spec, fixed)]
     bases, sum_log_weights = tuple(d.basis for d in designs), float(np.log(weights).sum())
     if spec.residual is not None:
-        root = np.sqrt(weights)
+        root = np.sqrt(weights) if len(weights) else np.ones(spec.n)
         banded = Banded(spec.residual, [d.entries(root) for d in designs], root[:, None] * V)
         blocks, Zxy, xy = _banded_products(banded)
         return CrossProducts(spec.n, fixed, bases, blocks, Zxy, xy, sum_log_weights, banded)
@@ -88,9 +66,9 @@ def cross_products(spec: ModelSpec) -> CrossProducts:
         n=spec.n,
         fixed=fixed,
         bases=bases,
-        blocks=tuple(a.cross(b, k, j) for k, a in enumerate(designs) for j, b in enumerate(designs[: k + 1])),
+        blocks=cross_blocks(designs),
         Zxy=tuple(d.sums(V) for d in designs),
-        xy=V.T @ (weights[:, None] * V),
+        xy=np.sum(by_pieces(gram, row_pieces(spec.n), V, weights), axis=0),
         sum_log_weights=sum_log_weights,
     )
 
@@ -111,89 +89,6 @@ def all_terms(spec: ModelSpec, fixed: FixedDesign) -> tuple[RandomTerm, ...]:
 
 def _as_term(diffuse: Diffuse) -> RandomTerm:
     return RandomTerm(diffuse.D, name="fixed effects")
-
-
-class _Design:
-    """Z of one term in its conditioned basis: codes with columns, or a sparse matrix."""
-
-    def __init__(self, term: RandomTerm, weights: FloatArray):
-        self.term, self.weights, r = term, weights, term.n_effects
-        self.coded = not sp.issparse(term.Z)
-        if self.coded:
-            columns = np.ones((len(term.Z), 1)) if term.columns is None else term.columns
-            self.basis = effect_basis((columns.T * weights) @ columns / len(weights))
-            self.columns = _times_inverse(columns, self.basis)
-        else:
-            gram = np.zeros((r, r))
-            for a in range(r):
-                for b in range(r):
-                    gram[a, b] = (term.Z[:, a::r].multiply(term.Z[:, b::r]).T @ weights).sum()
-            self.basis = effect_basis(gram / len(weights))
-            inverse = sp.kron(sp.eye_array(term.n_levels), np.linalg.inv(self.basis))
-            self.sparse = sp.csr_array(term.Z @ inverse)
-
-    def matrix(self) -> sp.csr_array:
-        """n x (m r)."""
-        if not self.coded:
-            return self.sparse
-        return design_matrix(replace(self.term, columns=self.columns))
-
-    def entries(self, scale: FloatArray) -> Entries:
-        """Rows of Z times scale (n,)."""
-        if not self.coded:
-            return Entries.of_matrix(self.sparse, self.term.n_levels, scale)
-        n = len(scale)
-        return Entries(
-            self.term.n_levels, np.arange(n + 1), np.arange(n), self.term.Z, self.columns * scale[:, None]
-        )  # fmt: skip
-
-    def sums(self, V: FloatArray) -> FloatArray:
-        """Z'WV, (m, r, c)."""
-        m, r = self.term.n_levels, self.term.n_effects
-        if self.coded:
-            out = np.zeros((m, r, V.shape[1]))
-            block_sums(self.term.Z, self.columns, V, self.weights, out)
-            return out
-        return (self.sparse.T @ (self.weights[:, None] * V)).reshape(m, r, V.shape[1])
-
-    def cross(self, other: "_Design", k: int, j: int) -> Block:
-        """Z'W Z_other, as blocks; within a term all blocks of the symmetric matrix with row >= col."""
-        if not (self.coded and other.coded):
-            return self._cross_sparse(other, k, j)
-        ra, rb = self.term.n_effects, other.term.n_effects
-        if other is self:
-            levels = np.arange(self.term.n_levels)
-            values = np.zeros((len(levels), ra, ra))
-            block_sums(self.term.Z, self.columns, self.columns, self.weights, values)
-            return Block(k, j, levels, levels, values)
-        pair, row = pair_codes(self.term.Z, self.term.n_levels, other.term.Z, other.term.n_levels)
-        values = np.zeros((len(row), ra, rb))
-        block_sums(pair, self.columns, other.columns, self.weights, values)
-        return Block(k, j, self.term.Z[row], other.term.Z[row], values)
-
-    def _cross_sparse(self, other: "_Design", k: int, j: int) -> Block:
-        ra, rb = self.term.n_effects, other.term.n_effects
-        right = other.matrix()
-        scaled = sp.csr_array(right.multiply(self.weights[:, None]))
-        product = (self.matrix().T @ scaled).tobsr((ra, rb))
-        rows = np.repeat(np.arange(product.shape[0] // ra), np.diff(product.indptr))
-        cols, values = product.indices.astype(np.int64), product.data
-        if other is self:
-            lower = rows >= cols
-            rows, cols, values = rows[lower], cols[lower], values[lower]
-            rows, cols, values = _with_diagonal(rows, cols, values, self.term.n_levels)
-        return Block(k, j, rows.astype(np.int64), cols, np.ascontiguousarray(values))
-
-
-def _times_inverse(columns: FloatArray, basis: FloatArray) -> FloatArray:
-    return np.ascontiguousarray(sla.solve_triangular(basis, columns.T, trans="T", lower=True).T)
-
-
-def _with_diagonal(rows: IntArray, cols: IntArray, values: FloatArray, m: int) -> tuple[IntArray, IntArray, FloatArray]:
-    """The same blocks plus zero ones for levels without any data."""
-    missing = np.setdiff1d(np.arange(m), rows[rows == cols])
-    zeros = np.zeros((len(missing), *values.shape[1:]))
-    return np.append(rows, missing), np.append(cols, missing), np.concatenate([values, zeros])
 
 
 class Equations:
@@ -411,6 +306,6 @@ def fitted_values(spec: ModelSpec, beta: FloatArray, b: list[FloatArray]) -> Flo
         if sp.issparse(term.Z):
             out = out + term.Z @ effects.ravel()
         else:
-            columns = np.ones((len(term.Z), 1)) if term.columns is None else term.columns
+            columns = np.empty((0, 1)) if term.columns is None else term.columns
             spread(term.Z, columns, np.ascontiguousarray(effects), out)
     return out

@@ -12,6 +12,8 @@ import scipy.sparse as sp
 
 from ._typing import BoolArray, FloatArray, IntArray
 from .engines import Cholmod, Pattern
+from .engines.threads import by_pieces, parallel, row_pieces
+from .kernels import columns as kernels
 from .structures.intrinsic import Intrinsic, check_intrinsic
 from .terms import ModelSpec, RandomTerm
 
@@ -115,43 +117,60 @@ class FixedDesign:
         return 0.0 if self.diffuse is None else 2.0 * float(np.log(self.diffuse.size[:leading]).sum())
 
 
-def fixed_design(spec: ModelSpec, weights: FloatArray) -> tuple[FixedDesign, FloatArray, FloatArray]:
-    """The fixed effects of a model, y less its projection on all of them, and the basis (n, p) of the dense ones.
+def row_weights(spec: ModelSpec) -> FloatArray:
+    """(n,) weights, or (0,) where all are one."""
+    return np.zeros(0) if spec.weights is None else spec.weights
+
+
+def fixed_design(spec: ModelSpec, weights: FloatArray) -> tuple[FixedDesign, FloatArray]:
+    """The fixed effects of a model, and [X y] (n, p+1): the basis of the dense columns, y less its projection on all.
 
     Of dependent columns the later is dropped; sparse columns come before dense ones, except that a column of X within
-    a null space is kept, and takes its share of it when it is reported.
+    a null space is kept, and takes its share of it when it is reported. weights: as `row_weights` gives them.
     """
-    own, size = independent_columns(spec.X, weights)
+    full, size = _triangular(spec.X, weights)
+    own = _independent_of(full)
     diffuse = _diffuse(spec, weights)
     none = np.zeros(0, dtype=np.int64)
     if diffuse is None:
         used, confounded, lost, B, C = own, none, none, np.zeros((0, 0)), np.zeros((len(own), 0))
     else:
-        used, confounded, lost, B, C = _beside(diffuse, spec.X[:, own] / size[own], weights)
+        used, confounded, lost, B, C = _beside(diffuse, spec.X[:, own] / size[own], _spelt_out(weights, spec.n))
         B, C = B * size[own][confounded], C * size[own][confounded] / size[own][used][:, None]
         used, confounded, lost = own[used], own[confounded], own[lost]
     kept, dropped = _numbering(spec, own, lost, diffuse)
-    R = _triangular(spec.X[:, used], weights)
+    R = np.asarray(np.linalg.qr(full[:, used], mode="r")) * size[used]
     fixed = FixedDesign(kept, dropped, used, confounded, R, B, C, np.zeros(0), np.zeros(0), diffuse)
-    basis = fixed_basis(spec, fixed)
-    return *take_off(spec, fixed, basis, weights), basis
+    V = np.empty((spec.n, fixed.p + 1))
+    basis = _basis_into(spec, fixed, V[:, :-1])
+    fixed, V[:, -1] = take_off(spec, fixed, basis, weights)
+    return fixed, V
 
 
 def fixed_basis(spec: ModelSpec, fixed: FixedDesign) -> FloatArray:
     """The W-orthonormal basis of the dense columns in the equations, (n, p)."""
-    return sla.solve_triangular(fixed.R, spec.X[:, fixed.used].T, trans="T").T
+    return _basis_into(spec, fixed, np.empty((spec.n, fixed.p)))
+
+
+def _basis_into(spec: ModelSpec, fixed: FixedDesign, out: FloatArray) -> FloatArray:
+    parallel(kernels.orthonormal_rows, row_pieces(spec.n), spec.X, fixed.used, fixed.R, out)
+    return out
 
 
 def take_off(
     spec: ModelSpec, fixed: FixedDesign, basis: FloatArray, weights: FloatArray
 ) -> tuple[FixedDesign, FloatArray]:
     """The response less its projection on the fixed effects, (n,), and `fixed` with the coefficients of that."""
-    y = spec.y if spec.offset is None else spec.y - spec.offset
-    y, start = residualise(y, spec.X[:, fixed.used], basis, fixed.R, weights)
+    y = spec.y.copy() if spec.offset is None else spec.y - spec.offset
+    start = _residualise(y, spec.X, fixed, basis, weights)
     if fixed.diffuse is None:
         return replace(fixed, start=start), y
-    y, step, start_D = _residualise_sparse(y, basis, fixed.diffuse, weights)
+    y, step, start_D = _residualise_sparse(y, basis, fixed.diffuse, _spelt_out(weights, spec.n))
     return replace(fixed, start=start + sla.solve_triangular(fixed.R, step), start_D=start_D), y
+
+
+def _spelt_out(weights: FloatArray, n: int) -> FloatArray:
+    return weights if len(weights) else np.ones(n)
 
 
 def _numbering(spec: ModelSpec, own: IntArray, lost: IntArray, diffuse: Diffuse | None) -> tuple[IntArray, IntArray]:
@@ -169,47 +188,54 @@ def independent_columns(X: FloatArray, weights: FloatArray) -> tuple[IntArray, F
     QR of the whole X first; dependence is then judged on its p x p factor, in the order of the columns
     (LINPACK dqrdc2's limited pivoting, which R uses).
     """
-    p = X.shape[1]
-    size = np.abs(X).max(axis=0, initial=0.0)
-    size[size == 0.0] = 1.0
-    full = sla.qr((X / size) * np.sqrt(weights)[:, None], mode="r", check_finite=False)[0][:p]
+    full, size = _triangular(X, weights)
+    return _independent_of(full), size
+
+
+def _independent_of(full: FloatArray) -> IntArray:
     norms = np.linalg.norm(full, axis=0)
     Q = np.zeros((len(full), 0))
     kept: list[int] = []
-    for j in range(p):
+    for j in range(full.shape[1]):
         rest = full[:, j]
         for _ in range(2):
             rest = rest - Q @ (Q.T @ rest)
         if np.linalg.norm(rest) > RANK_TOLERANCE * norms[j]:
             kept.append(j)
             Q = np.column_stack([Q, rest / np.linalg.norm(rest)])
-    return np.array(kept, dtype=np.int64), size
+    return np.array(kept, dtype=np.int64)
 
 
-def _triangular(X: FloatArray, weights: FloatArray) -> FloatArray:
-    """R (p, p) with R'R = X'WX."""
-    size = np.abs(X).max(axis=0, initial=0.0)
-    return np.linalg.qr((X / size) * np.sqrt(weights)[:, None], mode="r") * size
+def _triangular(X: FloatArray, weights: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """R with R'R = S X'WX S, S = diag(1/size), size (p,) each column's largest value: QR by slabs of rows."""
+    rows = row_pieces(len(X))
+    size = np.max(by_pieces(kernels.largest, rows, X), axis=0, initial=0.0)
+    size[size == 0.0] = 1.0
+    R = np.concatenate(by_pieces(kernels.triangular_factor, rows, X, size, weights))
+    return np.asarray(np.linalg.qr(R, mode="r")), size
 
 
-def residualise(
-    y: FloatArray, X: FloatArray, basis: FloatArray, R: FloatArray, weights: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """y less its projection on X = basis R, twice (the second pass takes what rounding left), and the coefficients.
+def _residualise(
+    y: FloatArray, X: FloatArray, fixed: FixedDesign, basis: FloatArray, weights: FloatArray
+) -> FloatArray:
+    """Take its projection on X = basis R off y, in place, twice (what rounding left is less then); the coefficients.
 
     Where X spans a constant, the mean goes first: y = 1e9 + noise loses it exactly, where a product with the
     basis would round every row differently.
     """
-    size = np.abs(X).max(axis=0)
-    one = np.round(sla.solve_triangular(R, basis.T @ weights) * size, CONSTANT_DIGITS) / size
-    spanned = np.abs(X @ one - 1.0).max() < 10.0**-CONSTANT_DIGITS
-    shift = float(y.mean()) if spanned else 0.0
-    y, coefficients = y - shift, shift * one
+    rows, R, used = row_pieces(len(y)), fixed.R, fixed.used
+    along = lambda v: np.sum(by_pieces(kernels.project, rows, basis, v, weights), axis=0)  # noqa: E731
+    size = np.max(by_pieces(kernels.largest, rows, X), axis=0, initial=0.0)[used]
+    one = np.round(sla.solve_triangular(R, along(np.zeros(0))) * size, CONSTANT_DIGITS) / size
+    off = max(by_pieces(kernels.distance_to_one, rows, X, used, one))
+    shift = float(y.mean()) if off < 10.0**-CONSTANT_DIGITS else 0.0
+    y -= shift
+    coefficients = shift * one
     for _ in range(2):
-        step = basis.T @ (weights * y)
-        y = y - basis @ step
+        step = along(y)
+        parallel(kernels.take_away, rows, basis, step, y)
         coefficients = coefficients + sla.solve_triangular(R, step)
-    return y, coefficients
+    return np.asarray(coefficients)
 
 
 def design_matrix(term: RandomTerm) -> sp.csr_array:
@@ -232,6 +258,7 @@ def null_basis(term: RandomTerm) -> sp.csc_array:
 
 def _diffuse(spec: ModelSpec, weights: FloatArray) -> Diffuse | None:
     """The sparse columns of a model, those that depend on others left out; None where there are none."""
+    weights = _spelt_out(weights, spec.n)
     intrinsic = [k for k, t in enumerate(spec.terms) if t.Q is not None and t.Q.null_dim]
     nulls = [sp.csc_array(design_matrix(spec.terms[k]) @ null_basis(spec.terms[k])) for k in intrinsic]
     if not nulls and spec.S is None:

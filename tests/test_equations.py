@@ -7,7 +7,8 @@ import scipy.sparse as sp
 
 import sparselmm as slm
 from sparselmm._errors import ModelError
-from sparselmm.equations import Block, Equations, cross_products, effect_basis, fitted_values
+from sparselmm.designs import effect_basis
+from sparselmm.equations import Block, Equations, cross_products, fitted_values
 from sparselmm.fixed import independent_columns
 from sparselmm.likelihood import Likelihood
 from tests.problems import PROBLEMS

@@ -21,6 +21,7 @@ from .._typing import IntArray
 
 MANY_FLOPS = 3e9  # InstEval (2e8) on two cores: 0.56 s with one thread, 0.9 to 3 s with two; fronts must be far larger
 MOST_PIECES = 64  # of one call; several for each thread, so that an unlucky one does not hold up the others
+ROWS = 30_000  # rows of a piece, at least: about 0.1 ms
 VARIABLE = "SPARSELMM_THREADS"
 
 _chosen: int | None = None
@@ -72,6 +73,17 @@ def parallel(kernel: Callable[..., Any], bounds: IntArray, *args: Any) -> list[A
     if n <= 1:
         return [kernel(bounds[0], bounds[-1], *args)]
     return list(_pool(os.getpid(), n).map(lambda piece: kernel(*piece, *args), pairwise(bounds)))
+
+
+def row_pieces(n: int) -> IntArray:
+    """Bounds of pieces of n rows for kernels that take a few nanoseconds a row."""
+    return np.linspace(0, n, int(np.clip(n // ROWS, 1, MOST_PIECES // 4)) + 1).astype(np.int64)
+
+
+def by_pieces(kernel: Callable[..., Any], bounds: IntArray, *args: Any) -> list[Any]:
+    """As `parallel`, but one thread goes piece by piece too: for sums over pieces, which have to add up the same."""
+    within = lambda first, last: [kernel(*p, *args) for p in pairwise(bounds[first : last + 1])]  # noqa: E731
+    return [out for some in parallel(within, np.arange(len(bounds))) for out in some]
 
 
 @cache

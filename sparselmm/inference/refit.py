@@ -12,9 +12,10 @@ from .._typing import FloatArray
 from ..banded import Banded
 from ..coefficients import Coefficients
 from ..dense import DenseLikelihood
+from ..designs import Design
 from ..engines.shared import SharedEngine
 from ..engines.threads import blas_threads
-from ..equations import CrossProducts, _Design, all_terms
+from ..equations import CrossProducts, all_terms
 from ..fitting import estimate
 from ..fixed import fixed_basis, take_off
 from ..likelihood import Likelihood
@@ -88,7 +89,7 @@ class Responses:
         self._weights = np.ones(spec.n) if spec.weights is None else spec.weights
         self._basis = fixed_basis(spec, products.fixed)
         terms = all_terms(spec, products.fixed) if products.banded is None else ()
-        self._designs = [_Design(t, self._weights) for t in terms]
+        self._designs = [Design(t, self._weights) for t in terms]
 
     def likelihood(self, y: FloatArray, offset: FloatArray | None = None) -> Likelihood | DenseLikelihood:
         """Of the response y (n,); offset: instead of the model's own."""

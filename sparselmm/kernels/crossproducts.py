@@ -1,30 +1,156 @@
 """Cross-products of coded designs, accumulated row by row: Z'WZ in blocks and Z'W[X y].
 
-Z of a term is never formed: row i has the values `columns[i]` in the columns of level `codes[i]`.
+Z of a term is never formed: row i has the values z_i = x_i A^-1 in the columns of level `codes[i]`; x_i is row i of
+`columns` (n, r), A (r, r) lower triangular the term's `basis`. Columns that are just ones are given as (0, 1), weights
+that are all one as (0,). Kernels work on rows or levels begin ... end-1 and release the GIL.
 """
 
+import numpy as np
 from numba import njit
 
 from .._typing import FloatArray, IntArray
 
 
-@njit(cache=True)
-def block_sums(place: IntArray, left: FloatArray, right: FloatArray, weights: FloatArray, out: FloatArray) -> None:
-    """out[t] += sum over rows i of place t of w_i left_i right_i'; left (n, a), right (n, b), out (m, a, b).
+@njit(cache=True, nogil=True)
+def conditioned(i: int, columns: FloatArray, basis: FloatArray, z: FloatArray) -> None:
+    """z (r,) with z A = x_i."""
+    r = len(z)
+    for a in range(r - 1, -1, -1):
+        value = columns[i, a] if len(columns) else 1.0
+        for b in range(a + 1, r):
+            value -= z[b] * basis[b, a]
+        z[a] = value / basis[a, a]
 
-    Places are levels for Z'WZ within a term and Z'WV, pairs of levels for Z'WZ between two terms.
+
+@njit(cache=True, nogil=True)
+def level_grams(
+    begin: int, end: int, codes: IntArray, columns: FloatArray, basis: FloatArray, weights: FloatArray, out: FloatArray
+) -> None:
+    """out[l] += sum over rows i of level l of w_i z_i z_i'; out (m, r, r)."""
+    z = np.empty(len(basis))
+    for i in range(begin, end):
+        conditioned(i, columns, basis, z)
+        block, w = out[codes[i]], weights[i] if len(weights) else 1.0
+        for a in range(len(z)):
+            for b in range(len(z)):
+                block[a, b] += w * z[a] * z[b]
+
+
+@njit(cache=True, nogil=True)
+def level_sums(
+    begin: int, end: int, codes: IntArray, columns: FloatArray, basis: FloatArray, V: FloatArray, weights: FloatArray,
+    out: FloatArray,
+) -> None:  # fmt: skip
+    """out[l] += sum over rows i of level l of w_i z_i v_i'; V (n, c), out (m, r, c)."""
+    z = np.empty(len(basis))
+    for i in range(begin, end):
+        conditioned(i, columns, basis, z)
+        block, w = out[codes[i]], weights[i] if len(weights) else 1.0
+        for a in range(len(z)):
+            for c in range(V.shape[1]):
+                block[a, c] += w * z[a] * V[i, c]
+
+
+@njit(cache=True, nogil=True)
+def nested_in(fine: IntArray, coarse: IntArray, parent: IntArray) -> bool:
+    """Whether every level of `fine` lies within one of `coarse`; parent (levels of fine,), -1 at the start, gets it."""
+    for i in range(len(fine)):
+        p = parent[fine[i]]
+        if p < 0:
+            parent[fine[i]] = coarse[i]
+        elif p != coarse[i]:
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def count_pairs(begin: int, end: int, start: IntArray, other: IntArray, m: int, counts: IntArray) -> None:
+    """counts[l] = how many of the m levels occur among other[start_l : start_l+1]: partners of level l."""
+    seen = np.full(m, -1, np.int64)
+    for level in range(begin, end):
+        for t in range(start[level], start[level + 1]):
+            if seen[other[t]] != level:
+                seen[other[t]] = level
+                counts[level] += 1
+
+
+@njit(cache=True, nogil=True)
+def list_pairs(
+    begin: int, end: int, start: IntArray, other: IntArray, m: int, first: IntArray, partner: IntArray
+) -> None:
+    """partner[first_l : first_l+1] = the partners of level l, sorted; many of them are found in order, not sorted."""
+    seen = np.full(m, -1, np.int64)
+    for level in range(begin, end):
+        p, stop = first[level], first[level + 1]
+        for t in range(start[level], start[level + 1]):
+            if seen[other[t]] != level:
+                seen[other[t]] = level
+                partner[p] = other[t]
+                p += 1
+        if 8 * (stop - first[level]) < m:
+            partner[first[level] : stop].sort()
+            continue
+        p = first[level]
+        for k in range(m):
+            if seen[k] == level:
+                partner[p] = k
+                p += 1
+
+
+@njit(cache=True, nogil=True)
+def pair_sums(
+    begin: int, end: int, start: IntArray, order: IntArray, other: IntArray, m: int, first: IntArray,
+    partner: IntArray, left: FloatArray, left_basis: FloatArray, right: FloatArray, right_basis: FloatArray,
+    weights: FloatArray, out: FloatArray,
+) -> None:  # fmt: skip
+    """out[p] += sum of w_i z_i y_i' over the rows i that pair p = (partner[p], level l) has; out (pairs, ra, rb).
+
+    Rows of level l are order[start_l : start_l+1] (or these numbers themselves where order is empty), the other
+    term's levels there `other`; z belongs to the other term (left), y to that of level l (right).
     """
-    for i in range(len(place)):
-        block = out[place[i]]
-        for a in range(left.shape[1]):
-            value = weights[i] * left[i, a]
-            for b in range(right.shape[1]):
-                block[a, b] += value * right[i, b]
+    slot = np.empty(m, np.int64)
+    z, y = np.empty(len(left_basis)), np.empty(len(right_basis))
+    for level in range(begin, end):
+        for p in range(first[level], first[level + 1]):
+            slot[partner[p]] = p
+        for t in range(start[level], start[level + 1]):
+            i = order[t] if len(order) else t
+            conditioned(i, left, left_basis, z)
+            conditioned(i, right, right_basis, y)
+            block, w = out[slot[other[t]]], weights[i] if len(weights) else 1.0
+            for a in range(len(z)):
+                for b in range(len(y)):
+                    block[a, b] += w * z[a] * y[b]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
+def nested_sums(
+    begin: int, end: int, codes: IntArray, left: FloatArray, left_basis: FloatArray, right: FloatArray,
+    right_basis: FloatArray, weights: FloatArray, out: FloatArray,
+) -> None:  # fmt: skip
+    """out[l] += sum over rows i of level l of w_i z_i y_i'; out (m, ra, rb)."""
+    z, y = np.empty(len(left_basis)), np.empty(len(right_basis))
+    for i in range(begin, end):
+        conditioned(i, left, left_basis, z)
+        conditioned(i, right, right_basis, y)
+        block, w = out[codes[i]], weights[i] if len(weights) else 1.0
+        for a in range(len(z)):
+            for b in range(len(y)):
+                block[a, b] += w * z[a] * y[b]
+
+
+@njit(cache=True, nogil=True)
+def is_sorted(codes: IntArray) -> bool:
+    """Whether no code is smaller than the one before it."""
+    for i in range(1, len(codes)):
+        if codes[i] < codes[i - 1]:
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
 def spread(codes: IntArray, columns: FloatArray, effects: FloatArray, out: FloatArray) -> None:
     """out_i += z_i' effects[codes_i]: Z b of one term; effects (m, r), out (n,)."""
     for i in range(len(codes)):
-        for a in range(columns.shape[1]):
-            out[i] += columns[i, a] * effects[codes[i], a]
+        for a in range(effects.shape[1]):
+            out[i] += (columns[i, a] if len(columns) else 1.0) * effects[codes[i], a]

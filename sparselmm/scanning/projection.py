@@ -17,8 +17,9 @@ import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
 from .._typing import AnyArray, FloatArray, IntArray
+from ..designs import Design
 from ..engines.threads import blas_threads, get_threads, parallel
-from ..equations import _Design, all_terms
+from ..equations import all_terms
 from ..fixed import fixed_basis, take_off
 from ..inference.factorised import Factorised, factorise
 from ..kernels.families import family_products, fill_markers
@@ -55,7 +56,7 @@ class NullModel:
         terms = all_terms(self.spec, self.at.likelihood.products.fixed)
         parts = [sp.csr_array((self.spec.n, 0))]
         for term, T in zip(terms, self.at.solution.T, strict=True):
-            parts.append(_Design(term, weights).matrix() @ sp.kron(sp.eye_array(term.n_levels), T))
+            parts.append(Design(term, weights).matrix() @ sp.kron(sp.eye_array(term.n_levels), T))
         return sp.csr_array(sp.hstack(parts, format="csr"))
 
     def columns(self, U: sp.csr_array) -> "Columns":
