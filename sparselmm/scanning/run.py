@@ -15,7 +15,7 @@ from ..kernels.families import mark_missing, marker_moments
 from ..results import Fit
 from .association import CONFOUNDED, NO_GENOTYPE, NO_VARIATION, TESTS, Statistics, statistics
 from .gaps import products_without
-from .markers import MarkerBlock, MarkerSource, open_markers
+from .markers import MarkerBlock, MarkerSource, check_codes, open_markers
 from .people import align, covariates
 from .projection import NullModel, PeopleProducts
 from .refit import Refitted, refit_with
@@ -212,6 +212,8 @@ class _Null:
         with np.errstate(invalid="ignore"):
             parallel(marker_moments, bounds, raw, self.people, count, total, low, high)
             mean = total / np.maximum(count, 1)
+        if raw.dtype == np.int8:
+            check_codes(low)
         reason = np.where(low >= high, NO_VARIATION, "").astype(object)
         reason[count == 0] = NO_GENOTYPE
         reason[np.isinf(low) & (count > 0) | np.isinf(high) & (count > 0)] = INFINITE
