@@ -24,6 +24,8 @@ SIZES = {
     "residual_ar1": 20_000,
     "residual_varident": 20_000,
     "residual_product": 20_000,
+    "rw1": 20_000,
+    "rw2": 20_000,
 }
 SHAPES = [*SIZES, "InstEval"]
 
@@ -41,7 +43,8 @@ def problems() -> ModuleType:
 
 def problem(shape: str) -> Any:
     """The problem of that name, with independent levels or with correlated ones."""
-    return (problems().PROBLEMS | problems().STRUCTURED)[shape]
+    found = problems()
+    return (found.PROBLEMS | found.STRUCTURED | found.INTRINSIC)[shape]
 
 
 def arguments(shape: str) -> tuple[tuple[str, Any], dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Named problems: a data maker, a formula and tags. Shared by tests (small) and benchmarks (any size).
 
 `PROBLEMS["crossed"].model(n)` is unfitted; `.data(n)` is the table, or the arrays for problems tagged "arrays".
-`STRUCTURED` are the problems with correlated levels or residuals. The same name and n give the same numbers everywhere.
+`STRUCTURED` are the problems with correlated levels or residuals, `INTRINSIC` those without a dense counterpart. The same name and n give the same numbers everywhere.
 """
 
 from collections.abc import Callable
@@ -306,6 +306,14 @@ STRUCTURED = {
         _problem("residual_ar1", "y ~ x + (1 | g)", residual_series, residual="ar1(t | g)"),
         _problem("residual_varident", "y ~ x + (1 | g)", residual_series, residual="varident(f)"),
         _problem("residual_product", "y ~ x", residual_series, residual="ar1(t | g) * varident(f)"),
+    ]
+}
+
+INTRINSIC = {
+    p.name: p
+    for p in [
+        _problem("rw1", "y ~ x + rw1(0 + t | g)", series),
+        _problem("rw2", "y ~ 1 + x + (1 | g) + rw2(0 + t)", series),
     ]
 }
 

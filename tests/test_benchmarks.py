@@ -8,7 +8,7 @@ import pytest
 from benchmarks import shapes, stages
 from sparselmm.dense import DenseLikelihood
 from sparselmm.likelihood import Likelihood
-from tests.problems import PROBLEMS, SMALL, STRUCTURED, mating, pedigree
+from tests.problems import INTRINSIC, PROBLEMS, SMALL, STRUCTURED, mating, pedigree
 
 CLASSES = [c for _, c in inspect.getmembers(stages, inspect.isclass) if c.__module__ == stages.__name__ and c.__doc__]
 MEASURES = [(c, m) for c in CLASSES for m in dir(c) if m.startswith(("time_", "peakmem_"))]
@@ -28,7 +28,7 @@ def test_a_stage_can_be_measured(benchmark_class, measure, shape):
     getattr(benchmark, measure)(shape)
 
 
-@pytest.mark.parametrize("shape", ["crossed", *STRUCTURED])
+@pytest.mark.parametrize("shape", ["crossed", *STRUCTURED, *INTRINSIC])
 def test_the_facts_are_those_of_a_fit(shape):
     facts = stages.Facts()._facts(shape)
     fit = stages.model(shape).fit()
@@ -37,7 +37,7 @@ def test_the_facts_are_those_of_a_fit(shape):
 
 
 def test_every_problem_for_benchmarks_has_a_size():
-    assert set(shapes.SIZES) == {p.name for p in PROBLEMS.values() if "bench" in p.tags} | set(STRUCTURED)
+    assert set(shapes.SIZES) == {p.name for p in PROBLEMS.values() if "bench" in p.tags} | {*STRUCTURED, *INTRINSIC}
     assert set(shapes.SHAPES) == {*shapes.SIZES, "InstEval"}
 
 

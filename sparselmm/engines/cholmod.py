@@ -28,6 +28,7 @@ INSTALL = (
 )
 SUPERNODAL = 40.0  # operations a nonzero of L from which CHOLMOD's factor is supernodal
 BYTES_PER_COPY = 64.0  # a nonzero of a simplicial L: CHOLMOD's, two copies, the columns as SciPy sees them
+BYTES_PER_COLUMNS = 24.0  # a nonzero of a supernodal L: its copy, and that as columns
 BYTES_PER_COLUMN = 64.0  # of the tree, and where the columns of L lie
 BYTES_PER_ENTRY = 80.0  # an entry of M: values and pattern (here, in CHOLMOD, sorted), and where its inverse lies
 # Seconds of a factorisation with its selected inverse, one thread. Measured: 125,066 columns alone 39 ms; then, beside
@@ -89,7 +90,7 @@ def csc_columns(L: sp.csc_matrix) -> tuple[Columns, FloatArray]:
     """Columns and values of an L in CSC form."""
     L.sort_indices()
     at = L.indptr.astype(np.int64)
-    return Columns(at[:-1], at[:-1], np.diff(at), L.indices.astype(np.int64)), L.data
+    return Columns(at[:-1], at[:-1], np.diff(at), L.indices), L.data
 
 
 def _with_long_indices(A: sp.csc_matrix) -> sp.csc_matrix:
@@ -253,8 +254,10 @@ def _flops(tree: tuple[IntArray, IntArray]) -> float:
 def forecast_bytes(pattern: Pattern, parent: IntArray, counts: IntArray) -> float:
     """Bytes at the peak: L and its copies, the fronts of the selected inverse, and what belongs to the entries of M."""
     tree = supernode_tree(parent, counts)
-    L = float(np.diff(tree.first) @ tree.size) if _flops((parent, counts)) >= SUPERNODAL * counts.sum() else 0.0
-    copies = BYTES_PER_COPY * float(counts.sum())
+    nonzeros = float(counts.sum())
+    supernodal = _flops((parent, counts)) >= SUPERNODAL * nonzeros
+    L = float(np.diff(tree.first) @ tree.size) if supernodal else 0.0
+    copies = (BYTES_PER_COLUMNS if supernodal else BYTES_PER_COPY) * nonzeros
     return 8.0 * (L + tree.lengths.sum()) + copies + BYTES_PER_COLUMN * pattern.q + BYTES_PER_ENTRY * pattern.nnz
 
 
