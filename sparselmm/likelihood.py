@@ -172,11 +172,12 @@ class Likelihood:
         return [np.ascontiguousarray(basis @ T) for basis, T in zip(self.products.bases, own, strict=True)]
 
     def precisions(self, theta: FloatArray) -> list[FloatArray]:
-        """Values of each Q on its pattern; ones where levels are independent."""
+        """Values of each Q on its pattern: ones where levels are independent, zeros for effects without a prior."""
         parts = [theta[part] for part in self.parameters.rho_slices]
         sizes = [t.n_levels for t in self.spec.terms]
         triples = zip(self.parameters.precisions, parts, sizes, strict=True)
-        return [np.ones(m) if Q is None else Q.values(rho) for Q, rho, m in triples]
+        own = [np.ones(m) if Q is None else Q.values(rho) for Q, rho, m in triples]
+        return own + [np.zeros(t.n_levels) for t in self.equations.terms[len(own) :]]
 
     def _logdet_Q(self, theta: FloatArray) -> float:
         """log|Q~| = sum of r_k log|Q_k|."""
@@ -207,9 +208,8 @@ class Likelihood:
             self.n_evaluations += 1
 
     def _values(self, theta: FloatArray, products: CrossProducts, T: list[FloatArray]) -> FloatArray:
-        """Values of M; those of Q are zero for effects without a prior."""
-        Q = self.precisions(theta)
-        return self.equations.fill(products, T, [*Q, *(np.zeros(t.n_levels) for t in self.equations.terms[len(Q) :])])
+        """Values of M."""
+        return self.equations.fill(products, T, self.precisions(theta))
 
     def _own_factors(self, theta: FloatArray) -> list[FloatArray]:
         """T_k in the effects' own units, with b = T v for levels v of variance one."""

@@ -1,7 +1,8 @@
 """Named problems: a data maker, a formula and tags. Shared by tests (small) and benchmarks (any size).
 
 `PROBLEMS["crossed"].model(n)` is unfitted; `.data(n)` is the table, or the arrays for problems tagged "arrays".
-`STRUCTURED` are the problems with correlated levels or residuals, `INTRINSIC` those without a dense counterpart. The same name and n give the same numbers everywhere.
+`STRUCTURED` are the problems with correlated levels or residuals, `INTRINSIC` those without a dense counterpart. The
+same name and n give the same numbers everywhere.
 """
 
 from collections.abc import Callable
