@@ -9,7 +9,10 @@ from .inference.save import SavedFit, load
 from .many.fit import lmm_many
 from .many.result import ManyFits
 from .results import Fit
+from .scanning.result import Scan
+from .scanning.run import scan
 from .structures import Known, Pedigree
+from .structures.kinship import Kinship, read_kinship
 from .terms import ModelSpec, RandomTerm
 
 __version__ = "0.1.0"
@@ -19,6 +22,7 @@ __all__ = [
     "EngineError",
     "Fit",
     "FormulaError",
+    "Kinship",
     "Known",
     "LinearMixedModel",
     "ManyFits",
@@ -26,6 +30,7 @@ __all__ = [
     "ModelSpec",
     "Pedigree",
     "SavedFit",
+    "Scan",
     "RandomTerm",
     "SparselmmError",
     "SparselmmWarning",
@@ -35,6 +40,8 @@ __all__ = [
     "lmm_many",
     "load",
     "load_dataset",
+    "read_kinship",
+    "scan",
     "set_threads",
     "simulate",
 ]
