@@ -76,7 +76,7 @@ class Coefficients:
     ) -> tuple[FloatArray, tuple[FloatArray, ...]]:
         """Kept coefficients (p,) and effects (m, r) of each term."""
         fixed, parts = self.fixed, self.equations.split(v)
-        b = [(Tk @ vk).reshape(-1) for Tk, vk in zip(T, parts, strict=False)]
+        b = [(vk[:, :, 0] @ Tk.T).reshape(-1) for Tk, vk in zip(T, parts, strict=False)]
         a = fixed.start_D + (parts[-1].ravel() if fixed.diffuse is not None else 0.0)
         share = self._share @ (a / self._size + sum(self._along(k, b[k]) for k in self._null))
         for k, N in self._null.items():

@@ -5,8 +5,9 @@ replaced by its least-squares residual, X by an orthonormal basis of its columns
 term by combinations of unit size, Z -> Z basis^-1, so that T -> basis T whatever T's structure.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,9 +16,9 @@ from ._typing import BoolArray, FloatArray, IntArray
 from .banded import Banded
 from .designs import Block, Design, cross_blocks
 from .engines import Pattern
-from .engines.threads import by_pieces, row_pieces
+from .engines.threads import by_pieces, parallel, row_pieces
 from .fixed import Diffuse, FixedDesign, fixed_design, row_weights
-from .kernels.blocks import add_product, add_scaled, locate
+from .kernels.blocks import add_product, add_scaled, add_to_diagonals, locate, times_transposed
 from .kernels.columns import gram
 from .kernels.crossproducts import spread
 from .terms import ModelSpec, RandomTerm, check_residual
@@ -162,7 +163,7 @@ class Equations:
         """Values (nnz,) of M; T[k] in the conditioned basis, Q[k] the precision's values on `pairs[k]`."""
         values = self.scaled_gram(products, T)
         for dest, Qk in zip(self._unit, Q, strict=True):
-            values[dest] += Qk[:, None]
+            add_to_diagonals(dest, Qk, values)
         return values
 
     def leading(self, q: int) -> tuple[Pattern, BoolArray]:
@@ -206,8 +207,14 @@ class Equations:
 
     def right_side(self, products: CrossProducts, T: list[FloatArray]) -> FloatArray:
         """Lambda'Z'W[X y], (q, p+1)."""
-        parts = [np.matmul(Tk.T, Zxy).reshape(-1, Zxy.shape[2]) for Tk, Zxy in zip(T, products.Zxy, strict=True)]
-        return np.concatenate(parts) if parts else np.zeros((0, products.xy.shape[0]))
+        return self.scaled(T, products.Zxy, products.xy.shape[0])
+
+    def scaled(self, T: Sequence[FloatArray], parts: Sequence[FloatArray], columns: int) -> FloatArray:
+        """Lambda' of (m_k, r_k, columns) for each term: (q, columns)."""
+        out = np.empty((self.q, columns))
+        for Tk, part, into in zip(T, parts, self.split(out), strict=True):
+            parallel(times_transposed, row_pieces(len(part)), Tk, part, into)
+        return out
 
     def gram_times(self, products: CrossProducts, C: list[FloatArray]) -> list[FloatArray]:
         """Z'WZ C for C in blocks (m_k, r_k, c), without Lambda: (m_k, r_k, c) each."""
@@ -216,7 +223,7 @@ class Equations:
             add_product(b.values, b.rows, b.cols, C[b.col_term], out[b.row_term], False)
             if b.row_term != b.col_term:
                 add_product(b.values, b.rows, b.cols, C[b.row_term], out[b.col_term], True)
-            elif not np.array_equal(b.rows, b.cols):
+            elif b.rows is not b.cols and not np.array_equal(b.rows, b.cols):
                 off = b.rows != b.cols
                 add_product(b.values[off], b.rows[off], b.cols[off], C[b.row_term], out[b.row_term], True)
         return out
@@ -255,10 +262,15 @@ class Equations:
         """Blocks of M^-1 on `pairs`, (n, r, r) for each term, by one call of selected(rows, cols)."""
         if not self.terms:
             return []
-        rows, cols = (np.concatenate([w[side].ravel() for w in self._wanted]) for side in (0, 1))
-        values = selected(rows, cols)
+        values = selected(*self._asked)
         ends = np.cumsum([w[0].size for w in self._wanted])[:-1]
         return [v.reshape(w[0].shape) for v, w in zip(np.split(values, ends), self._wanted, strict=True)]
+
+    @cached_property
+    def _asked(self) -> tuple[IntArray, IntArray]:
+        """Rows and columns of all that is wanted of M^-1, term after term."""
+        rows, cols = (np.concatenate([w[side].ravel() for w in self._wanted]) for side in (0, 1))
+        return rows, cols
 
 
 def _level_pairs(term: RandomTerm) -> tuple[IntArray, IntArray]:

@@ -20,7 +20,9 @@ from ._errors import EngineError, ModelError
 from ._typing import FloatArray, IntArray
 from .coefficients import Coefficients, EffectErrors, Inverse
 from .engines import Engine, make_engine
+from .engines.threads import by_pieces, row_pieces
 from .equations import CrossProducts, Equations, destinations, sparse_pattern
+from .kernels.blocks import half_moment
 from .marginal import Marginal
 from .parameters import Parameters
 from .residual_score import SolvedEquations, residual_score, residual_variates
@@ -310,16 +312,17 @@ class Likelihood:
 
         def spread(k: int, values: FloatArray, inverse: bool = True) -> FloatArray:
             first, second = pairs[k]
-            weight = np.where(first == second, 0.5, 1.0) * values
-            half = np.einsum("t,tab->ab", weight, blocks[k] * float(inverse))
-            half += np.einsum("tac,tbc->ab", weight[:, None, None] * low_rank[k][first], low_rank[k][second])
+            inner = blocks[k] if inverse else blocks[k][:0]
+            halves = by_pieces(half_moment, row_pieces(len(first)), first, second, values, inner, low_rank[k])
+            half = np.sum(halves, axis=0)
             return half + half.T
 
         return spread
 
     def _fixed_part(self, solution: Solution) -> FloatArray:
         """N (q, p) with (C^-1)_vv = M^-1 + N N'."""
-        return sla.solve_triangular(solution.RX, solution.E[:, : len(solution.beta)].T, lower=True).T
+        p = len(solution.beta)
+        return solution.E[:, :p] @ sla.solve_triangular(solution.RX, np.eye(p), lower=True).T
 
     def _selected(self, solution: Solution, reml: bool) -> "Selected":
         """(rows, cols) on the pattern -> entries of M^-1: all of them at once where they are asked for again.
@@ -354,11 +357,11 @@ class Likelihood:
         C += [np.zeros((*x.shape[:2], self.parameters.count)) for x in w[len(C) :]]
         F = self.equations.gram_times(solution.products, C)
         c, count = self._stack(C, self.parameters.count), self.parameters.count
-        g = self._stack([Zxy[:, :, :p] for Zxy in solution.products.Zxy], p).T @ c
+        g = (self._stack(solution.products.Zxy, p + 1).T @ c)[:p]
         gram, cross = c.T @ self._stack(F, count), (c.T @ self._stack(w, 1))[:, 0]
         if self.parameters.residual is not None:
             self._add_residual_variates(solution, c, F, g, gram, cross)
-        a = self._stack([T.T @ Fk for T, Fk in zip(solution.T, F, strict=True)], count)
+        a = self.equations.scaled(solution.T, F, count)
         t = sla.solve_triangular(solution.RX, g - solution.E[:, :p].T @ a, lower=True)
         self._factorize(solution.theta, solution.products, solution.T)
         return (gram - a.T @ self.engine.solve(a) - t.T @ t) / sigma2, cross / sigma2
@@ -384,7 +387,7 @@ class Likelihood:
         v = self.equations.split(solution.v)[k][:, :, 0]
         C = np.zeros((*w.shape, parameters.count))
         if Q is None:
-            C[:, :, parameters.slices[k]] = np.einsum("iab,mb->mai", dG, w)
+            C[:, :, parameters.slices[k]] = (w @ dG.T.reshape(len(dG.T), -1)).reshape(*w.shape, len(dG))
             return C
         rho, T, (first, second) = theta[parameters.rho_slices[k]], solution.T[k], self.equations.pairs[k]
         changes = [sparse_symmetric(first, second, dQ, Q.n_levels) @ v for dQ in Q.gradient(rho)]
@@ -413,13 +416,14 @@ class Likelihood:
 
     def _stack(self, parts: Sequence[FloatArray], columns: int) -> FloatArray:
         """(m, r, c) of each term -> (q, c)."""
-        return np.concatenate([np.zeros((0, columns)), *(x.reshape(x.shape[0] * x.shape[1], -1) for x in parts)])
+        flat = [x.reshape(x.shape[0] * x.shape[1], x.shape[2]) for x in parts]
+        return flat[0] if len(flat) == 1 else np.concatenate([np.zeros((0, columns)), *flat])
 
     def _score_effects(self, solution: Solution) -> list[FloatArray]:
         """Z'Py = Z'W(y - X beta - Z Lambda v), (m, r, 1) for each term."""
-        p = len(solution.beta)
-        b = [T @ v for T, v in zip(solution.T, self.equations.split(solution.v), strict=True)]
-        right = [Zxy[:, :, p:] - Zxy[:, :, :p] @ solution.beta[:, None] for Zxy in solution.products.Zxy]
+        b = [(v[:, :, 0] @ T.T)[:, :, None] for T, v in zip(solution.T, self.equations.split(solution.v), strict=True)]
+        rest = np.append(-solution.beta, 1.0)
+        right = [(x.reshape(-1, len(rest)) @ rest).reshape(*x.shape[:2], 1) for x in solution.products.Zxy]
         return [r - zb for r, zb in zip(right, self.equations.gram_times(solution.products, b), strict=True)]
 
     def vcov(self, theta: FloatArray, sigma: float) -> FloatArray:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-from scipy.optimize import Bounds, minimize
 
 from ._typing import BoolArray, FloatArray
 
@@ -256,6 +255,8 @@ class _Newton:
 
     def without_derivatives(self) -> None:
         """COBYQA from the best point so far; the certificate is then computed where it ends."""
+        from scipy.optimize import Bounds, minimize  # 0.1 s that a search with derivatives need not wait
+
         options = {"final_tr_radius": 1e-8, "maxfev": 2000}
         bounds = Bounds(self.low, self.high)
         result = minimize(lambda x: self.evaluate(x).value, self.x, method="COBYQA", bounds=bounds, options=options)

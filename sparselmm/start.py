@@ -1,7 +1,6 @@
 """Starting values from the cross-products: moments of the least-squares residual, then EM while it pays."""
 
 import numpy as np
-from scipy.optimize import nnls
 
 from ._typing import FloatArray
 from .likelihood import Likelihood
@@ -18,6 +17,8 @@ def moment_ratios(likelihood: Likelihood) -> list[FloatArray]:
     fixed effects' part (Rao 1971, MINQUE at zero ratios), with no negative solution. Terms whose levels are correlated
     and have FEW_ROWS share what is left of the variance evenly with the residual.
     """
+    from scipy.optimize import nnls  # 0.1 s that `import sparselmm` need not wait
+
     products = likelihood.products
     sizes = [t.n_effects for t in likelihood.spec.terms]
     ends = np.cumsum(sizes)

@@ -48,6 +48,7 @@ def test_public_names():
         *("lmm", "LinearMixedModel", "Fit", "RandomTerm", "ModelSpec", "load_dataset", "dataset_names", "simulate"),
         *("load", "SavedFit"),
         *("Known", "Pedigree", "set_threads", "compare", "lmm_many", "ManyFits"),
+        *("scan", "Scan", "read_kinship", "Kinship"),
         *("SparselmmError", "FormulaError", "DataError", "ModelError", "EngineError", "SparselmmWarning"),
     }
     assert all(hasattr(slm, name) for name in slm.__all__)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from .._errors import ModelError, SparselmmError
 from .._typing import BoolArray, FloatArray
@@ -70,7 +70,7 @@ class Bootstrap:
         check_level(level)
         tail = 0.5 - 0.5 * level
         if kind == "normal":
-            centre, half = self.estimates - self.bias, norm.isf(tail) * self.se
+            centre, half = self.estimates - self.bias, -ndtri(tail) * self.se
             return pd.DataFrame({"lower": centre - half, "upper": centre + half})
         table = [_quantiles(self.replicates[name], [tail, 1.0 - tail]) for name in self.replicates]
         ends = pd.DataFrame(table, index=self.replicates.columns, columns=["lower", "upper"])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from .._errors import ModelError
 from .bootstrap import bootstrap, check_level
@@ -45,7 +45,7 @@ def confint(
 
 def wald(fit: "Fit", level: float = 0.95) -> pd.DataFrame:
     """estimate +- z se on the scale of each parameter, and back: lower, upper by name."""
-    z = float(norm.isf(0.5 - 0.5 * level))
+    z = float(-ndtri(0.5 - 0.5 * level))
     rows = {name: _ends(fit.fixef[name], fit.fixef_se[name], z, IDENTITY) for name in fit.fixef.index}
     errors = fit.varpar_se
     rows |= {name: _ends(value, errors[name], z, wald_scale(name)) for name, value in fit.varpar.items()}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from .._errors import DataError, ModelError
 from .._typing import FloatArray
@@ -61,7 +61,7 @@ def predict(
     variance[there] = rows.variances(fit)[there] if there.all() else rows.at(np.flatnonzero(there)).variances(fit)
     table = {"fit": mean, "se": fit.sigma * np.sqrt(variance)}
     if interval is not None:
-        half = norm.isf(0.5 - 0.5 * level) * fit.sigma * np.sqrt(variance + residual)
+        half = -ndtri(0.5 - 0.5 * level) * fit.sigma * np.sqrt(variance + residual)
         table |= {"lower": mean - half, "upper": mean + half}
     return pd.DataFrame(table, index=newdata.index if isinstance(newdata, pd.DataFrame) else None)
 

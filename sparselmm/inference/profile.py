@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from scipy.interpolate import CubicHermiteSpline
-from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from .._errors import ModelError
 from .._typing import FloatArray
@@ -69,6 +68,8 @@ class Curve:
         outer = int(beyond[0])
         inner = outer - 1 if zeta > 0 else outer + 1
         spline = CubicHermiteSpline(self.u, self.zeta, self.slope)
+        from scipy.optimize import brentq
+
         return float(brentq(lambda u: spline(u) - zeta, *sorted((self.u[inner], self.u[outer])), xtol=1e-14))
 
 
@@ -90,7 +91,7 @@ class Profile:
         check_level(level)
         if level > self.level:
             raise ModelError(f"level={level}: this profile goes to {self.level}; make it with profile(level={level})")
-        z = float(norm.isf(0.5 - 0.5 * level))
+        z = float(-ndtri(0.5 - 0.5 * level))
         rows = {name: (curve.solve(-z), curve.solve(z)) for name, curve in self.curves.items()}
         return pd.DataFrame.from_dict(rows, orient="index", columns=["lower", "upper"])
 
@@ -106,7 +107,7 @@ def profile(fit: "Fit", which: str | Iterable[str] | None = None, *, level: floa
     with blas_threads(fit.likelihood.flops):
         best = _by_ml(fit)
         unit = unit_of(fit.likelihood, fit.estimate.held)
-        z = float(norm.isf(0.5 - 0.5 * level))
+        z = float(-ndtri(0.5 - 0.5 * level))
         curves = {name: follow(_path(best, name, unit), best.deviance, z, name) for name in names}
     return Profile(curves, level)
 

@@ -50,3 +50,45 @@ def add_product(
                         out[cols[t], b, c] += value * right[rows[t], a, c]
                     else:
                         out[rows[t], a, c] += value * right[cols[t], b, c]
+
+
+@njit(cache=True, nogil=True)
+def times_transposed(begin: int, end: int, T: FloatArray, blocks: FloatArray, out: FloatArray) -> None:
+    """out_l = T' blocks_l for levels begin ... end-1; blocks, out (m, r, c)."""
+    for t in range(begin, end):
+        for a in range(blocks.shape[1]):
+            for c in range(blocks.shape[2]):
+                total = 0.0
+                for b in range(blocks.shape[1]):
+                    total += T[b, a] * blocks[t, b, c]
+                out[t, a, c] = total
+
+
+@njit(cache=True, nogil=True)
+def add_to_diagonals(dest: IntArray, values: FloatArray, out: FloatArray) -> None:
+    """out[dest_t] += values_t, the same for each of the r entries dest_t; dest (n, r)."""
+    for t in range(len(dest)):
+        for a in range(dest.shape[1]):
+            out[dest[t, a]] += values[t]
+
+
+@njit(cache=True, nogil=True)
+def half_moment(
+    begin: int, end: int, rows: IntArray, cols: IntArray, weights: FloatArray, blocks: FloatArray, low_rank: FloatArray
+) -> FloatArray:
+    """A (r, r), A + A' = sum over l, m of K_lm (blocks_lm + f_l f_m'): K symmetric, its lower triangle K[rows, cols].
+
+    weights: (n,) those entries of K; blocks (n, r, r), or (0, r, r) for none; low_rank f (m, r, c).
+    """
+    r, width = low_rank.shape[1], low_rank.shape[2]
+    out = np.zeros((r, r))
+    for t in range(begin, end):
+        i, j = rows[t], cols[t]
+        w = 0.5 * weights[t] if i == j else weights[t]
+        for a in range(r):
+            for b in range(r):
+                total = blocks[t, a, b] if len(blocks) else 0.0
+                for c in range(width):
+                    total += low_rank[i, a, c] * low_rank[j, b, c]
+                out[a, b] += w * total
+    return out

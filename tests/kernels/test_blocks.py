@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from sparselmm.kernels.blocks import add_product, add_scaled, locate
+from sparselmm.kernels.blocks import (
+    add_product,
+    add_scaled,
+    add_to_diagonals,
+    half_moment,
+    locate,
+    times_transposed,
+)
 
 RTOL = 1e-12  # the same sums in another order
 
@@ -57,3 +64,29 @@ def test_add_product(rng, ra, rb, transpose):
     add_product(blocks, rows, cols, right, out := before.copy(), transpose)
     expected = before + (matrix @ right.reshape(-1, 3)).reshape(shape_out)
     np.testing.assert_allclose(out, expected, rtol=RTOL, atol=RTOL)
+
+
+def test_times_transposed(rng):
+    T, blocks, out = rng.normal(size=(2, 2)), rng.normal(size=(7, 2, 3)), np.empty((7, 2, 3))
+    times_transposed(0, 4, T, blocks, out)
+    times_transposed(4, 7, T, blocks, out)
+    np.testing.assert_allclose(out, T.T @ blocks, rtol=RTOL, atol=RTOL)
+
+
+def test_add_to_diagonals(rng):
+    dest, values = np.array([[0, 2], [3, 5]]), rng.normal(size=2)
+    add_to_diagonals(dest, values, out := np.ones(6))
+    np.testing.assert_array_equal(out, 1 + np.array([values[0], 0, values[0], values[1], 0, values[1]]))
+
+
+@pytest.mark.parametrize("with_blocks", [True, False])
+def test_half_moment(rng, with_blocks):
+    """sum over l, m of K_lm (H_lm + f_l f_m') of symmetric K and H, from their lower triangles."""
+    m, r = 5, 2
+    rows, cols = np.tril_indices(m)
+    K, H, f = rng.normal(size=(m, m)), rng.normal(size=(m, r, m, r)), rng.normal(size=(m, r, 3))
+    K, H = K + K.T, H + H.transpose(2, 3, 0, 1)
+    args = rows, cols, K[rows, cols], H[rows, :, cols, :] if with_blocks else np.empty((0, r, r)), f
+    half = half_moment(0, 4, *args) + half_moment(4, len(rows), *args)
+    expected = np.einsum("lm,lac,mbc->ab", K, f, f) + with_blocks * np.einsum("lm,lamb->ab", K, H)
+    np.testing.assert_allclose(half + half.T, expected, rtol=RTOL, atol=RTOL)
