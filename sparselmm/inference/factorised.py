@@ -44,5 +44,5 @@ def factorise(fit: "Fit") -> Factorised:
     likelihood, theta = sparse_likelihood(fit), fit.estimate.evaluation.theta
     solution, equations = likelihood.solution(theta), likelihood.equations
     engine = make_engine("auto", equations.pattern)
-    engine.factorize(equations.fill(solution.products, solution.T, likelihood.precisions(theta)))
+    engine.factorize(likelihood._values(solution.theta, solution.products, solution.T))
     return Factorised(likelihood, solution, engine)

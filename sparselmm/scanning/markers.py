@@ -113,6 +113,8 @@ class Table:
     """An array (samples, markers) in memory."""
 
     def __init__(self, values: AnyArray, samples: pd.Index | None, markers: Any):
+        if values.ndim != 2:
+            raise DataError(f"genotypes have shape {values.shape}; samples by markers are needed")
         by_marker(values[:1])
         if samples is not None and len(samples) != len(values):
             raise DataError(f"samples: {len(samples)} ids for genotypes of {len(values)} samples")

@@ -54,7 +54,7 @@ class Scan:
 def lambda_gc(p: AnyArray) -> float:
     """Median of the chi^2 (1 df) that belong to p-values over the expected one; NaN are left out."""
     known = p[~np.isnan(p)]
-    return float(stats.chi2.isf(np.median(known), 1)) / MEDIAN if len(known) else float("nan")
+    return float(np.median(stats.chi2.isf(known, 1))) / MEDIAN if len(known) else float("nan")
 
 
 def write_parquet(table: pd.DataFrame, path: Any) -> None:

@@ -1,0 +1,163 @@
+"""Where genotypes come from: every source gives the same table; files that are corrupt say so."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import sparselmm as slm
+from sparselmm.scanning.markers import open_markers
+from tests import naive
+from tests.scanning.simulated import study
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "reference" / "genomics"
+EXACT_RTOL = 1e-9  # explicit inverses of n x n matrices on the other side
+SAME_RTOL = 1e-12  # the same sums
+
+bed_reader = pytest.importorskip("bed_reader")
+
+
+@pytest.fixture(scope="module")
+def made():
+    return study(markers=14)
+
+
+@pytest.fixture(scope="module")
+def null(made):
+    return slm.lmm("y ~ x + (1 | id)", made.data)
+
+
+def codes(made):
+    """In bytes, -127 for missing."""
+    return np.where(np.isnan(made.genotypes), -127, made.genotypes).astype(np.int8)
+
+
+@pytest.fixture
+def prefix(made, tmp_path):
+    """PLINK files of the study as bed-reader writes them, samples in another order."""
+    order = np.random.default_rng(0).permutation(len(made.ids))
+    properties = {
+        "fid": ["f"] * len(order), "iid": [made.ids[i] for i in order], "sid": list(made.frame.columns),
+        "chromosome": [1] * 9 + [2] * 5, "bp_position": np.arange(14) * 10, "allele_1": ["A"] * 14,
+        "allele_2": ["C"] * 14,
+    }  # fmt: skip
+    bed_reader.to_bed(tmp_path / "study.bed", codes(made)[order], properties=properties)
+    return tmp_path / "study"
+
+
+def test_every_source_gives_the_same_table(made, null, prefix):
+    frame = slm.scan(null, made.frame, sample="id").table
+    blocks = ((list(made.frame.columns[a:b]), codes(made)[:, a:b]) for a, b in ((0, 3), (3, 4), (4, 14)))
+    others = [
+        slm.scan(null, codes(made), samples=made.ids, markers=made.frame.columns, sample="id"),
+        slm.scan(null, np.asfortranarray(codes(made)), samples=made.ids, markers=made.frame.columns, sample="id"),
+        slm.scan(null, made.genotypes.astype(np.float32), samples=made.ids, markers=made.frame.columns, sample="id"),
+        slm.scan(null, codes(made).astype(np.int64), samples=made.ids, markers=made.frame.columns, sample="id"),
+        slm.scan(null, blocks, samples=made.ids, sample="id"),
+        slm.scan(null, prefix, sample="id"),
+        slm.scan(null, f"{prefix}.bed", sample="id", block=4),
+    ]
+    for other in others:
+        pd.testing.assert_frame_equal(other.table[frame.columns], frame, rtol=SAME_RTOL)
+    plink = others[-1].table
+    assert plink.chromosome.tolist() == ["1"] * 9 + ["2"] * 5 and plink.position.tolist() == list(range(0, 140, 10))
+    assert (plink.allele == "A").all() and (plink.other_allele == "C").all()
+
+
+def test_a_bar_shows_progress(made, null, capsys):
+    slm.scan(null, made.frame, sample="id", progress=True)
+    assert "14/14" in capsys.readouterr().out
+
+
+def truncate(prefix):
+    file = prefix.with_suffix(".bed")
+    file.write_bytes(file.read_bytes()[:-5])
+
+
+def corrupt(prefix):
+    file = prefix.with_suffix(".bed")
+    file.write_bytes(b"PK" + file.read_bytes()[2:])
+
+
+def by_sample(prefix):
+    file = prefix.with_suffix(".bed")
+    file.write_bytes(b"\x6c\x1b\x00" + file.read_bytes()[3:])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, r"study.bed is truncated: 264 bytes, while 14 markers \(.bim\) of 75 samples \(.fam\) need 269"),
+        (corrupt, "study.bed is no PLINK 1 bed file: it begins with 504b01"),
+        (by_sample, "sorted by sample"),
+        (lambda p: p.with_suffix(".fam").unlink(), "no file .*study.fam"),
+        (lambda p: p.with_suffix(".bim").write_text("1 rs1 0\n"), "study.bim has 3 columns; 6 are needed"),
+        (lambda p: p.with_suffix(".fam").write_text(""), "study.fam cannot be read"),
+        (lambda p: p.with_suffix(".bed").write_bytes(b""), "begins with"),
+    ],
+)
+def test_damaged_files(null, prefix, damage, message):
+    damage(prefix)
+    with pytest.raises(slm.DataError, match=message):
+        slm.scan(null, prefix, sample="id")
+
+
+@pytest.mark.parametrize(
+    ("genotypes", "options", "message"),
+    [
+        (np.zeros(75), {}, r"shape \(75,\)"),
+        (np.full((75, 2), "A"), {}, "are numbers"),
+        (np.full((75, 2), -9, dtype=np.int8), {}, "the whole number -9: -127 is missing"),
+        (np.full((75, 2), -1, dtype=np.int32), {}, "the whole number -1: -127 is missing"),
+        (np.zeros((75, 2)), {"markers": ["a"]}, "1 ids for 2 columns"),
+        (np.zeros((75, 2)), {"samples": ["a"]}, "1 ids for genotypes of 75 samples"),
+        (np.zeros((75, 2)), {"markers": pd.DataFrame({"id": [1, 2]})}, "needs a column 'marker'"),
+        (iter([]), {}, "has no blocks"),
+        (iter([np.zeros((75, 2))]), {}, "gives pairs"),
+        (iter([(["a"], np.zeros((75, 2)))]), {}, "1 ids for 2 markers"),
+        (iter([(["a"], np.zeros((75, 1))), (["b"], np.zeros((74, 1)))]), {}, r"shape \(74, 1\); 75 samples"),
+        (3, {}, "a path, a DataFrame, an array or an iterator"),
+        ("nowhere", {}, "no file nowhere.bed"),
+    ],
+)
+def test_bad_genotypes(made, null, genotypes, options, message):
+    with pytest.raises(slm.DataError, match=message):
+        slm.scan(null, genotypes, sample="id", **{"samples": made.ids} | options)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared references are not here")
+def test_every_marker_of_a_real_file_is_the_dense_computation():
+    """FaST-LMM's toy data: 500 people, 10,000 variants, kinship from every fifth one; explicit V^-1 and P."""
+    phe = pd.read_csv(SHARED / "toydata.phe", sep=r"\s+", names=["fid", "iid", "y"])
+    cov = pd.read_csv(SHARED / "toydata.cov", sep=r"\s+", names=["fid", "iid", "x"])
+    data = phe.merge(cov, on=["fid", "iid"])
+    path = SHARED / "toydata.5chrom.bed"
+    with bed_reader.open_bed(path) as bed:
+        G, ids = bed.read(dtype="float64"), list(bed.iid)
+    assert set(ids) == set(data.iid) and not np.isnan(G).any()
+    G = G[[ids.index(i) for i in data.iid]]
+    S = (G - G.mean(axis=0))[:, ::5]
+    S = S[:, S.std(axis=0) > 0] / S.std(axis=0)[S.std(axis=0) > 0]
+    K = S @ S.T / S.shape[1] + 0.01 * np.eye(500)
+    Q = slm.Known(K, kind="covariance", levels=data.iid.tolist())
+    fit = slm.lmm("y ~ x + known(1 | iid, Q)", data, context={"Q": Q})
+    table = slm.scan(fit, path, sample="iid").table
+    assert len(table) == 10_000 and fit.varpar.iloc[0] > 0.1
+
+    y, X, sigma = data.y.to_numpy(), np.column_stack([np.ones(500), data.x]), fit.sigma
+    P = naive.projection(X, np.eye(500) + (fit.varpar.iloc[0] / sigma) ** 2 * K)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gPg, gPy = np.einsum("ij,ij->j", G, P @ G), G.T @ P @ y
+        beta, df = gPy / gPg, 500 - 3
+        se = np.sqrt((y @ P @ y - gPy**2 / gPg) / df / gPg)
+    varies = G.std(axis=0) > 0
+    assert (table.reason == "no variation").to_numpy().tolist() == (~varies).tolist() and varies.sum() > 9000
+    error = np.abs(table.effect - beta) / np.maximum(np.abs(beta), se)
+    assert error[varies].max() < EXACT_RTOL
+    np.testing.assert_allclose(table.se[varies], se[varies], rtol=EXACT_RTOL)
+
+
+def test_opening_reads_no_genotypes(prefix):
+    source = open_markers(prefix)
+    assert (source.n_samples, source.n_markers) == (75, 14)

@@ -1,0 +1,308 @@
+"""`slm.scan` against explicit inverses, against the dense engine, and against fitting each marker again."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from scipy import stats
+
+import sparselmm as slm
+from sparselmm.scanning import projection
+from tests import naive
+from tests.scanning.simulated import dense_marker, indicator, people, study
+
+EXACT_RTOL = 1e-9  # explicit inverses of n x n matrices on the other side
+SAME_RTOL = 1e-12  # the same sums, blocked otherwise
+FIT_RTOL = 1e-5  # two searches, each within 1e-5 standard errors of the optimum
+UNTESTED = [4, 5]  # markers of `study` without variation, and without a genotype
+
+
+@pytest.fixture(scope="module")
+def made():
+    return study()
+
+
+@pytest.fixture(scope="module")
+def null(made):
+    """Kinship, centres: V is one block, so that markers go through solves."""
+    Q = slm.Known(made.K, kind="covariance", levels=made.ids)
+    return slm.lmm("y ~ x + known(1 | id, Q) + (1 | centre)", made.data, context={"Q": Q})
+
+
+@pytest.fixture(scope="module")
+def family_null(made):
+    """Kinship and a permanent effect of each person: V falls into families."""
+    Q = slm.Known(made.K, kind="covariance", levels=made.ids)
+    return slm.lmm("y ~ x + known(1 | id, Q)", made.data, context={"Q": Q})
+
+
+def marginal(fit, made):
+    """W = V / sigma^2 of both null models."""
+    Z = indicator(people(made.data), len(made.ids))
+    ratios = (fit.varpar / fit.sigma) ** 2
+    parts, psi = [Z], [ratios["sd_known(Intercept)|id"] * made.K]
+    if "sd_Intercept|centre" in ratios:
+        parts, psi = [*parts, indicator(made.data.centre, 6)], [*psi, ratios["sd_Intercept|centre"] * np.eye(6)]
+    return naive.marginal_cov(parts, psi, len(made.data))
+
+
+def expected(fit, made, j, missing="mean", interact=False, test="wald"):
+    g = made.genotypes[:, j]
+    rows = ~np.isnan(g)[people(made.data)] if missing == "drop" else np.ones(len(made.data), bool)
+    filled = np.where(np.isnan(g), np.nanmean(g), g)[people(made.data)]
+    U = np.column_stack([filled, filled * made.data.x]) if interact else filled[:, None]
+    return *dense_marker(fit, marginal(fit, made), U, rows, test), rows.sum()
+
+
+@pytest.mark.parametrize("which", ["null", "family_null"])
+@pytest.mark.parametrize("missing", ["mean", "drop"])
+@pytest.mark.parametrize("interact", [None, "x"])
+@pytest.mark.parametrize("test", ["wald", "score"])
+def test_every_marker_is_the_textbooks(made, request, which, missing, interact, test):
+    fit = request.getfixturevalue(which)
+    table = slm.scan(fit, made.frame, sample="id", missing=missing, interact=interact, test=test).table
+    c = 2 if interact else 1
+    for j in np.setdiff1d(np.arange(len(table)), UNTESTED):
+        beta, se, F, n = expected(fit, made, j, missing, bool(interact), test)
+        row = table.iloc[j]
+        names = ["", "_x"][:c]
+        np.testing.assert_allclose([row[f"effect{s}"] for s in names], beta, rtol=EXACT_RTOL)
+        np.testing.assert_allclose([row[f"se{s}"] for s in names], se, rtol=EXACT_RTOL)
+        df = n - 2 - c
+        p = stats.f.sf(F, c, df) if test == "wald" else stats.chi2.sf(F * c, c)
+        assert row.p_value == pytest.approx(p, rel=EXACT_RTOL)
+        assert row.statistic == pytest.approx(F if interact else beta[0] / se[0], rel=EXACT_RTOL)
+        assert row["mean"] == pytest.approx(np.nanmean(made.genotypes[:, j])) and row.reason == ""
+        assert row.n == np.isfinite(made.genotypes[:, j]).sum()
+
+
+def test_markers_that_cannot_be_tested_have_a_reason(made, null):
+    table = slm.scan(null, made.frame, sample="id").table
+    assert table.reason.tolist() == [{4: "no variation", 5: "no genotype is known"}.get(j, "") for j in range(12)]
+    assert table.loc[UNTESTED, ["effect", "se", "statistic", "p_value"]].isna().all(axis=None)
+
+
+def test_a_marker_of_infinite_values_or_in_the_fixed_effects_has_a_reason(made):
+    G = made.genotypes[:, :3].copy()
+    data = made.data.assign(sex=G[people(made.data), 0] > 0)
+    Q = slm.Known(made.K, kind="covariance", levels=made.ids)
+    for formula in ("y ~ sex + known(1 | id, Q)", "y ~ sex + known(1 | id, Q) + (1 | centre)"):
+        fit = slm.lmm(formula, data, context={"Q": Q})
+        G[:, 1] = G[:, 0] > 0
+        G[3, 2] = np.inf
+        table = slm.scan(fit, pd.DataFrame(G, index=made.ids), sample="id").table
+        assert table.reason.tolist() == ["", "depends linearly on the fixed effects", "infinite values"]
+        assert table.p_value.isna().tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("interact", [None, "x"])
+def test_families_and_solves_agree(made, family_null, monkeypatch, interact):
+    fast = slm.scan(family_null, made.frame, sample="id", interact=interact).table
+    monkeypatch.setattr(projection, "LARGEST_FAMILY", 0)
+    slow = slm.scan(family_null, made.frame, sample="id", interact=interact).table
+    pd.testing.assert_frame_equal(fast, slow, rtol=EXACT_RTOL)
+
+
+def test_which_models_fall_into_families(made, null, family_null):
+    def families(fit):
+        rows = people(made.data)
+        whole = projection.PeopleProducts(
+            projection.NullModel(fit), rows, np.arange(len(made.ids)), np.ones((len(rows), 1))
+        )
+        return whole.families
+
+    assert families(null) is None
+    assert families(family_null).sizes.tolist() == [3] and families(family_null).counts.tolist() == [25]
+
+
+STRUCTURED = {
+    "slopes and weights": ("y ~ x + (1 + x | id)", {"weights": "w"}),
+    "serial residuals": ("y ~ x + (1 | centre)", {"residual": "ar1(t | id)"}),
+    "serial effects": ("y ~ x + ar1(0 + t | id)", {}),
+    "strata": ("y ~ x + (1 | id)", {"residual": "varident(half)"}),
+    "no random effects": ("y ~ x", {}),
+    "maximum likelihood": ("y ~ x + (1 | id) + (1 | centre)", {"reml": False}),
+}
+
+
+@pytest.fixture(scope="module")
+def series():
+    made = study(records=4, markers=3, gaps=0.0)
+    rng = np.random.default_rng(8)
+    data = made.data.sort_values("id", kind="stable", ignore_index=True)
+    data = data.assign(t=data.groupby("id").cumcount(), w=rng.uniform(0.5, 2.0, len(data)), half=data.index % 2)
+    data["y"] += 0.8 * rng.normal(size=len(made.ids))[people(data)] * data.x
+    return replace(made, data=data)
+
+
+@pytest.mark.parametrize("name", STRUCTURED)
+@pytest.mark.parametrize("limit", [32, 0])
+def test_structured_models_are_the_dense_engines(series, name, limit, monkeypatch):
+    """The marker in the formula, every variance parameter held, by n x n matrices."""
+    monkeypatch.setattr(projection, "LARGEST_FAMILY", limit)
+    formula, options = STRUCTURED[name]
+    fit = slm.lmm(formula, series.data, **options)
+    table = slm.scan(fit, series.frame, sample=series.data.id, test="score").table
+    data = series.data.assign(g=series.genotypes[people(series.data), 1])
+    again = slm.lmm(
+        formula.replace("~ x", "~ x + g"), data, fixed=fit.varpar.to_dict(), engine="dense", **options
+    )  # fmt: skip
+    assert table.effect[1] == pytest.approx(again.fixef["g"], rel=EXACT_RTOL)
+    assert table.se[1] == pytest.approx(again.fixef_se["g"], rel=EXACT_RTOL)
+
+
+def test_sparse_fixed_effects_and_intrinsic_terms(series):
+    """A random walk over x in steps and dummies of the people's first records, against the same fit with the marker."""
+    data, rng = series.data, np.random.default_rng(1)
+    who = people(data)
+    D = sp.csr_array((np.ones(40), (rng.permutation(len(data))[:40], np.repeat(np.arange(10), 4))), (len(data), 10))
+    X = sp.hstack([sp.csr_array(np.column_stack([np.ones(len(data)), data.x])), D])
+    terms = [slm.RandomTerm(who, name="id")]
+    fit = slm.LinearMixedModel.from_arrays(data.y, X, terms).fit()
+    g = series.genotypes[:, 1]
+    table = slm.scan(fit, series.genotypes, sample=who, test="score").table
+    again = slm.LinearMixedModel.from_arrays(data.y, sp.hstack([X, sp.csr_array(g[who][:, None])]), terms)
+    again = again.fit(fixed=fit.varpar.to_dict())
+    place = [i for i, name in enumerate(again.spec.fixed_names) if name == "x12"]
+    assert table.effect[1] == pytest.approx(again.fixef.iloc[place[0]], rel=EXACT_RTOL)
+    assert table.se[1] == pytest.approx(again.fixef_se.iloc[place[0]], rel=EXACT_RTOL)
+    walk = "y ~ 1 + rw1(0 + step) + (1 | id)"
+    data = data.assign(step=np.round(3 * data.x).astype(int), g=g[who])
+    fit = slm.lmm(walk, data)
+    table = slm.scan(fit, series.frame, sample="id", test="score").table
+    again = slm.lmm(walk.replace("1 +", "1 + g +", 1), data, fixed=fit.varpar.to_dict())
+    assert table.effect[1] == pytest.approx(again.fixef["g"], rel=EXACT_RTOL)
+    assert table.se[1] == pytest.approx(again.fixef_se["g"], rel=EXACT_RTOL)
+
+
+@pytest.mark.parametrize("missing", ["mean", "drop"])
+@pytest.mark.parametrize("interact", [None, "x"])
+def test_reestimated_markers_are_the_refitted_models(made, null, missing, interact):
+    table = slm.scan(null, made.frame, sample="id", missing=missing, interact=interact, reestimate=1.0).table
+    Q = slm.Known(made.K, kind="covariance", levels=made.ids)
+    for j in (0, 7):
+        g = made.genotypes[:, j][people(made.data)]
+        data = made.data.assign(
+            g=g if missing == "drop" else np.where(np.isnan(g), np.nanmean(made.genotypes[:, j]), g)
+        )
+        right = "x + g + x:g" if interact else "x + g"
+        fit = slm.lmm(f"y ~ {right} + known(1 | id, Q) + (1 | centre)", data, context={"Q": Q})
+        for suffix, name in [("", "g"), ("_x", "x:g")][: 2 if interact else 1]:
+            scale = fit.fixef_se[name]
+            assert table[f"effect_lmm{suffix}"][j] == pytest.approx(fit.fixef[name], abs=FIT_RTOL * scale)
+            assert table[f"se_lmm{suffix}"][j] == pytest.approx(scale, rel=FIT_RTOL)
+    assert table.loc[UNTESTED, "p_lmm"].isna().all()
+
+
+def test_only_hits_are_reestimated():
+    made = study(effect=1.0, gaps=0.0)
+    fit = slm.lmm("y ~ x + (1 | id)", made.data)
+    table = slm.scan(fit, made.frame, sample="id", reestimate=1e-3).table
+    hits = table.p_value < 1e-3
+    assert hits[0] and not hits.all()
+    assert (table.p_lmm.notna() == hits).all()
+
+
+def test_blocks_and_threads_do_not_matter(made, null, family_null):
+    for fit in (null, family_null):
+        whole = slm.scan(fit, made.frame, sample="id").table
+        for size in (1, 5):
+            parts = slm.scan(fit, made.frame, sample="id", block=size).table
+            pd.testing.assert_frame_equal(parts, whole, rtol=SAME_RTOL)
+        slm.set_threads(1)
+        try:
+            pd.testing.assert_frame_equal(slm.scan(fit, made.frame, sample="id").table, whole, rtol=SAME_RTOL)
+        finally:
+            slm.set_threads(None)
+
+
+def test_several_traits_in_one_pass(made, null, family_null):
+    other = slm.lmm("z ~ x + (1 | id)", made.data.assign(z=made.data.y + made.data.x**2))
+    both = slm.scan([null, other, family_null], made.frame, sample="id", block=5)
+    assert both.traits == ("y", "z", "y.3")
+    for name, fit in zip(both.traits, (null, other, family_null), strict=True):
+        alone = slm.scan(fit, made.frame, sample="id").table
+        mine = both.of(name).reset_index(drop=True)
+        pd.testing.assert_frame_equal(mine.drop(columns="trait"), alone.drop(columns="trait"), rtol=SAME_RTOL)
+    with pytest.raises(slm.ModelError, match="trait=None: one of 'y', 'z', 'y.3'"):
+        both.lambda_gc()
+
+
+def test_each_chromosome_has_its_own_null_model(made, null, family_null):
+    info = pd.DataFrame({"marker": [f"rs{j}" for j in range(12)], "chromosome": [1] * 5 + [2] * 7})
+    loco = slm.scan({1: null, 2: family_null}, made.genotypes, samples=made.ids, markers=info, sample="id", block=4)
+    for chromosome, fit in ((1, null), (2, family_null)):
+        mine = info.chromosome == chromosome
+        alone = slm.scan(fit, made.genotypes, samples=made.ids, markers=info, sample="id").table
+        pd.testing.assert_frame_equal(loco.table[mine], alone[mine], rtol=SAME_RTOL)
+    with pytest.raises(slm.ModelError, match="no fit for chromosome '2'"):
+        slm.scan({1: null}, made.genotypes, samples=made.ids, markers=info, sample="id")
+    with pytest.raises(slm.ModelError, match="markers with a chromosome"):
+        slm.scan({1: null}, made.frame, sample="id")
+
+
+def test_interactions_with_any_covariate(made, null):
+    by_name = slm.scan(null, made.frame, sample="id", interact="x").table
+    by_value = slm.scan(null, made.frame, sample="id", interact={"x": made.data.x}).table
+    pd.testing.assert_frame_equal(by_name, by_value)
+
+
+def test_rows_in_the_order_of_samples_and_dropped_rows():
+    made = study(records=1)
+    fit = slm.lmm("y ~ x + (1 | centre)", made.data)
+    in_order = slm.scan(fit, made.genotypes[people(made.data)]).table
+    by_id = slm.scan(fit, made.frame, sample=made.data.id).table
+    pd.testing.assert_frame_equal(in_order.drop(columns="marker"), by_id.drop(columns="marker"), rtol=SAME_RTOL)
+    fewer = slm.lmm("y ~ x + (1 | centre)", made.data.assign(x=made.data.x.where(made.data.index > 3)))
+    with pytest.raises(slm.DataError, match=r"75 samples and the model 71 rows \(4 rows of the table were dropped\)"):
+        slm.scan(fewer, made.genotypes)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"sample": "centre"}, slm.DataError, "6 of 6 samples of the model are not among the 75 .* '.', '.', '.', ..."),
+        ({"sample": "nothing"}, slm.ModelError, r"no grouping factor of the model \(id, centre\)"),
+        ({"sample": ["p0"]}, slm.DataError, "1 labels for the 150 rows"),
+        ({"sample": None}, slm.ModelError, r"the genotypes have ids \('p0', 'p1', 'p2', ...\)"),
+        ({"test": "lrt"}, slm.ModelError, "test='lrt': one of 'wald', 'score'"),
+        ({"missing": "zero"}, slm.ModelError, "missing='zero'"),
+        ({"reestimate": 2.0}, slm.ModelError, "reestimate=2.0"),
+        ({"interact": "age"}, slm.ModelError, "no coefficient 'age'; there are Intercept, x"),
+        ({"interact": {"z": [1.0]}}, slm.DataError, "'z' must be 150 finite numbers"),
+        ({"fit": []}, slm.ModelError, "an empty list"),
+        ({"fit": [3]}, slm.ModelError, "a fitted model, a list"),
+    ],
+)
+def test_bad_arguments(made, null, change, error, message):
+    arguments = {"fit": null, "genotypes": made.frame, "sample": "id"} | change
+    with pytest.raises(error, match=message):
+        slm.scan(**arguments)
+
+
+def test_samples_that_are_missing_or_twice(made, null):
+    with pytest.raises(slm.DataError, match="2 of 75 samples of the model are not among the 73 of the genotypes"):
+        slm.scan(null, made.frame.drop(index=["p3", "p60"]), sample="id")
+    with pytest.raises(slm.DataError, match="1 ids of samples stand twice among the genotypes: 'p0'"):
+        slm.scan(null, made.frame.rename(index={"p1": "p0"}), sample="id")
+    more = pd.concat([made.frame, made.frame.iloc[:3].rename(index=lambda s: f"extra {s}")]).sample(
+        frac=1, random_state=1
+    )
+    pd.testing.assert_frame_equal(
+        slm.scan(null, more, sample="id").table, slm.scan(null, made.frame, sample="id").table, rtol=SAME_RTOL
+    )
+
+
+def test_dropping_under_ml_cannot_be_reestimated(made):
+    fit = slm.lmm("y ~ x + (1 | id)", made.data, reml=False)
+    with pytest.raises(slm.ModelError, match="needs a fit by REML"):
+        slm.scan(fit, made.frame, sample="id", missing="drop", reestimate=1.0)
+
+
+def test_lambda_gc_is_the_median_over_its_expectation(made, null):
+    scan = slm.scan(null, made.frame, sample="id", test="score")
+    chi2 = scan.table.statistic.dropna() ** 2
+    assert scan.lambda_gc() == pytest.approx(np.median(chi2) / 0.45493642311957283, rel=EXACT_RTOL)
+    assert repr(scan) == "<sparselmm scan: 12 rows, 10 tested; traits: y>"
