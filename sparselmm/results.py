@@ -16,6 +16,7 @@ from .terms import ModelSpec
 
 if TYPE_CHECKING:
     from .inference.bootstrap import Bootstrap
+    from .inference.check import Check
     from .inference.emmeans import MarginalMeans
     from .inference.profile import Profile
 
@@ -235,6 +236,58 @@ class Fit:
     def resid(self) -> FloatArray:
         """y - fitted, (n,)."""
         return self.spec.y - self.fitted
+
+    def residuals(self, kind: str = "response") -> FloatArray:
+        """Residuals (n,): "response" (`resid`), "marginal" (y - X beta), "pearson" (over the residual's own standard
+        deviation), "standardized" (over that of e_hat, so that all have variance one)."""
+        from .inference.residuals import residuals
+
+        return residuals(self, kind)
+
+    def leverage(self) -> FloatArray:
+        """Diagonal of the matrix that makes fitted values of y, random effects included, (n,)."""
+        from .inference.residuals import leverage
+
+        return leverage(self)
+
+    def cooks_distance(self, by: Any = None) -> pd.Series:
+        """Cook's distance of each row, or of each level of `by` (a group of the model, or labels of the rows).
+
+        (beta - beta(I))' vcov^-1 (beta - beta(I)) / p exactly, without refits; variance parameters are held.
+        """
+        from .inference.influence import cooks_distance
+
+        return cooks_distance(self, by)
+
+    def vif(self) -> pd.DataFrame:
+        """Variance inflation of each term of the fixed part: df, gvif, vif = gvif^(1/df), as R's car."""
+        from .inference.explained import vif
+
+        return vif(self)
+
+    def r_squared(self) -> pd.Series:
+        """marginal and conditional R^2 (Nakagawa & Schielzeth 2013; Johnson 2014 for slopes)."""
+        from .inference.explained import r_squared
+
+        return r_squared(self)
+
+    def icc(self) -> pd.Series:
+        """Share of each random term in the variance that the fixed part leaves."""
+        from .inference.explained import icc
+
+        return icc(self)
+
+    def re_pca(self) -> pd.DataFrame:
+        """Principal components of each group's random effects: sd over sigma, share, cumulative; as lme4's rePCA."""
+        from .inference.explained import re_pca
+
+        return re_pca(self)
+
+    def check(self) -> "Check":
+        """What a careful analyst would look at: print it; `.ok`, `.table`."""
+        from .inference.check import check
+
+        return check(self)
 
     def predict(
         self,

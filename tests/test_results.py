@@ -21,6 +21,7 @@ ATTRIBUTES = {
     *("n_iter", "engine", "method", "timings", "dropped_columns", "spec", "likelihood", "estimate"),
     *("ranef", "predict", "summary", "tidy", "glance"),
     *("coef_table", "test", "anova", "caic", "emmeans", "varpar_vcov", "heritability", "variance_ratio", "reliability"),
+    *("residuals", "leverage", "cooks_distance", "vif", "r_squared", "icc", "re_pca", "check"),
     *("refit", "simulate", "bootstrap", "profile", "confint", "save"),
 }
 

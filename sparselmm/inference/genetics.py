@@ -228,7 +228,7 @@ def reliability(fit: "Fit", term: str | None = None) -> pd.DataFrame:
     chosen, parameters, theta = fit.spec.terms[k], fit.likelihood.parameters, fit.estimate.evaluation.theta
     pev = fit.likelihood.random_vcov(theta, fit.sigma, prediction=True)[k]
     T = fit.sigma * parameters.structures[k].factor(parameters.parts(theta)[k])
-    prior = np.outer(_prior_variances(chosen, theta[parameters.rho_slices[k]]), np.diag(T @ T.T))
+    prior = np.outer(prior_variances(chosen, theta[parameters.rho_slices[k]]), np.diag(T @ T.T))
     with np.errstate(invalid="ignore", divide="ignore"):
         return effect_table(chosen, np.maximum(1.0 - np.einsum("lii->li", pev) / prior, 0.0))  # less is rounding
 
@@ -245,13 +245,13 @@ def _one_term(fit: "Fit", wanted: str | None) -> int:
     raise ModelError(f"reliability(term=...): {len(chosen) or 'no'} genetic terms fit; name one of {texts}")
 
 
-def _prior_variances(term: RandomTerm, rho: FloatArray) -> FloatArray:
+def prior_variances(term: RandomTerm, rho: FloatArray) -> FloatArray:
     """Diagonal of Q^-1 (m,), 1 + F of a pedigree, from its selected inverse."""
     Q = term.Q
     if Q is None:
         return np.ones(term.n_levels)
     if Q.null_dim:
-        raise ModelError(f"{term.describe()}: levels of an intrinsic precision have no variance, so no reliability")
+        raise ModelError(f"{term.describe()}: levels of an intrinsic precision have no variance, so no share of one")
     return _inverse_diagonal(Q, rho)
 
 

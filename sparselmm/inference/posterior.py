@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import scipy.linalg as sla
 import scipy.sparse as sp
 
 from .._typing import BoolArray, FloatArray, IntArray
@@ -54,15 +55,24 @@ class Posterior:
 
     def forms(self, K: Functionals, L: Functionals) -> FloatArray:
         """K_i'C^-1 L_i of each row, (c,)."""
-        half = np.einsum("pc,pc->c", self._half(K), self._half(L) if L is not K else self._half(K))
+        first = self.half(K)
+        half = np.einsum("pc,pc->c", first, first if L is K else self.half(L))
         between = self.share.T @ self.solved
         shared = ((K.S @ self.solved) * L.share + K.share * (L.S @ self.solved + L.share @ between)).sum(axis=1)
         return np.asarray(half + shared + self._sparse_forms(K.S, L.S))
 
-    def _half(self, K: Functionals) -> FloatArray:
+    def half(self, K: Functionals) -> FloatArray:
         """G K of C^-1 = blockdiag(M^-1, 0) + G'G, (p, c)."""
-        Kv = K.S @ self.inverse.E + K.share @ (self.share.T @ self.inverse.E)
-        return np.linalg.solve(self.inverse.RX, K.Kb - Kv.T)
+        rest = K.Kb - self.times(K, self.inverse.E).T
+        return np.asarray(sla.solve_triangular(self.inverse.RX, rest, lower=True))
+
+    def dense(self, K: Functionals) -> FloatArray:
+        """Kv, (q, c)."""
+        return np.asarray(K.S.T.toarray() + self.share @ K.share.T)
+
+    def times(self, K: Functionals, right: FloatArray) -> FloatArray:
+        """Kv'right, (c, k), of right (q, k)."""
+        return np.asarray(K.S @ right + K.share @ (self.share.T @ right))
 
     def _sparse_forms(self, A: sp.csr_array, B: sp.csr_array) -> FloatArray:
         """a_i'M^-1 b_i of the rows of A and B (c, q)."""

@@ -1,0 +1,76 @@
+"""Residuals of several kinds, and the leverage of each row."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import scipy.sparse as sp
+
+from .._errors import ModelError
+from .._typing import FloatArray
+from ..coefficients import Functionals
+from ..engines.threads import blas_threads
+from ..fixed import design_matrix
+from .posterior import Posterior
+from .residual_scales import residual_scales
+
+if TYPE_CHECKING:
+    from ..results import Fit
+
+KINDS = ("response", "marginal", "pearson", "standardized")
+
+
+def residuals(fit: "Fit", kind: str = "response") -> FloatArray:
+    """Residuals of the rows used, (n,).
+
+    "response": e = y - X beta - Z b. "marginal": y - X beta. "pearson": e_i / (sigma sqrt(R_ii)). "standardized":
+    e_i / sd(e_i), with var(e) = sigma^2 (R - K'C^-1 K), K the columns [Z X]' of the rows: of variance one in every row.
+    """
+    if kind not in KINDS:
+        raise ModelError(f"residuals(kind={kind!r}): one of {', '.join(map(repr, KINDS))}")
+    if kind == "marginal":
+        return np.asarray(fit.spec.y - fit.predict(re=False))
+    if kind == "response":
+        return fit.resid
+    scale = residual_scales(fit)
+    if kind == "pearson":
+        return fit.resid / (fit.sigma * scale)
+    with blas_threads(fit.likelihood.flops):
+        posterior = Posterior.of(fit)
+        K = rows_used(fit, posterior)
+        left = np.maximum(scale**2 - posterior.forms(K, K), 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(left > 0.0, fit.resid / (fit.sigma * np.sqrt(left)), np.nan)
+
+
+def leverage(fit: "Fit") -> FloatArray:
+    """Diagonal of H = K'C^-1 K R^-1 in fitted = H y, random effects included, (n,); its sum is `effective_df`.
+
+    As lme4's hatvalues, at the estimated variances.
+    """
+    with blas_threads(fit.likelihood.flops):
+        posterior = Posterior.of(fit)
+        K = rows_used(fit, posterior)
+        residual = fit.spec.residual
+        if residual is None or not len(residual.later):
+            return posterior.forms(K, K) / residual_scales(fit) ** 2
+        return posterior.forms(K, K.combined(row_precision(fit)))
+
+
+def rows_used(fit: "Fit", posterior: Posterior) -> Functionals:
+    """[X Z] of the rows of the fit."""
+    x = fit.spec.design[:, posterior.likelihood.kept]
+    return posterior.functionals(x, [design_matrix(term) for term in fit.spec.terms])
+
+
+def row_precision(fit: "Fit") -> sp.csr_array:
+    """R^-1, (n, n), with the prior weights: diagonal, or tridiagonal along each series."""
+    n, residual = fit.nobs, fit.spec.residual
+    root = np.ones(n) if fit.spec.weights is None else np.sqrt(fit.spec.weights)
+    if residual is None:
+        return sp.csr_array(sp.diags_array(root**2))
+    d, o = residual.values(fit.estimate.evaluation.theta[fit.likelihood.parameters.residual_slice])
+    every, later, earlier = np.arange(n), residual.later, residual.earlier
+    values = np.concatenate([d[residual.row_class], *2 * [o[residual.link_class]]])
+    places = np.concatenate([every, later, earlier]), np.concatenate([every, earlier, later])
+    K = sp.coo_array((values * root[places[0]] * root[places[1]], places), shape=(n, n))
+    return sp.csr_array(K)
