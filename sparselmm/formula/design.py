@@ -24,6 +24,7 @@ from ..terms import split_columns
 from .table import kind_of
 from .tokens import Expr
 
+HEAD = 2  # rows that show formulaic the kinds of plain columns; their levels are in their dtype
 MANY_LEVELS = 100  # a factor with more makes sparse columns: beside a dense block of 1e6 rows, 0.8 GB
 _EVALUATION_ERRORS = (FormulaicError, SyntaxError, TypeError, ValueError, LookupError, NameError, AttributeError)
 
@@ -71,11 +72,44 @@ def make_design(
     """
     if len(terms) == 0:
         return Design((), None, ()), np.empty((len(frame), 0))
+    plain = len(frame) > HEAD and all(_is_plain(term, frame) for term in terms)
+    seen = frame.iloc[:HEAD] if plain else frame
     with _clear_errors(" + ".join(map(str, terms))):
-        made = terms.get_model_matrix(_numbers(frame, columns), context=context, na_action="ignore", output="numpy")
+        made = terms.get_model_matrix(_numbers(seen, columns), context=context, na_action="ignore", output="numpy")
     spec = made.model_spec
     design = Design(tuple(columns), spec, tuple(spec.column_names))
-    return design, _checked(np.asarray(made), design.names)
+    return design, _checked(_plain_columns(spec, frame) if plain else np.asarray(made), design.names)
+
+
+def _is_plain(term: Term, frame: pd.DataFrame) -> bool:
+    """Whether a term is the intercept, a column of numbers or a factor: its columns follow from those of few rows."""
+    if len(term.factors) != 1 or term.factors[0].expr not in frame:
+        return str(term) == "1"
+    dtype = frame[term.factors[0].expr].dtype
+    return term.factors[0].eval_method is Factor.EvalMethod.LOOKUP and (
+        isinstance(dtype, pd.CategoricalDtype) or dtype.kind in "iuf"
+    )
+
+
+def _plain_columns(spec: formulaic.ModelSpec, frame: pd.DataFrame) -> FloatArray:
+    """The columns (n, p) of plain terms, straight into their place: formulaic would make each one several times."""
+    out, place = np.empty((len(frame), len(spec.column_names))), 0
+    for part in spec.structure:
+        into = out[:, place : place + len(part.columns)]
+        place += len(part.columns)
+        if str(part.term) == "1":
+            into[:] = 1.0
+        if str(part.term) == "1" or not part.columns:
+            continue
+        (scoped,) = part.scoped_terms[0].factors
+        kind, state = spec.encoder_state[scoped.factor.expr]
+        values = frame[scoped.factor.expr]
+        if kind is Factor.Kind.CATEGORICAL:
+            coding = state["contrasts"].get_coding_matrix(reduced_rank=scoped.reduced, sparse=False)
+            into[:] = np.asarray(coding, dtype=np.float64)[values.cat.codes.to_numpy()]
+        else:
+            into[:, 0] = values.to_numpy()
+    return out
 
 
 def make_fixed_design(

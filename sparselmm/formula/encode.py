@@ -194,13 +194,14 @@ class _LeftSide:
 
 
 class _Builder:
-    """The steps from text and table to ModelSpec."""
+    """The steps from text and table to ModelSpec. Left sides with the terms of the fixed part share its columns."""
 
     def __init__(self, formula: str, data: Any, context: dict[str, Any], residual: str | None):
         self.context, self.known = context, known_names(context)
         self.residual: ParsedResidual | None = None if residual is None else parse_residual(residual)
         self.parsed: ParsedFormula = parse(formula, self.known)
         self.table = open_table(data)
+        self._made: dict[tuple[str, ...], tuple[Design, FloatArray]] = {}
         if len(self.table) == 0:
             raise DataError("the table has no rows")
 
@@ -279,7 +280,11 @@ class _Builder:
 
     def _fixed(self, frame: pd.DataFrame) -> tuple[Design, FloatArray, Any]:
         expr = self.parsed.fixed
-        return make_fixed_design(read_terms(self._text(expr), expr), self._columns(expr), frame, self.context)
+        terms = read_terms(self._text(expr), expr)
+        design, X, S = make_fixed_design(terms, self._columns(expr), frame, self.context)
+        if S is None:
+            self._made[_texts(terms)] = design, X
+        return design, X, S
 
     def _terms(self, frame: pd.DataFrame) -> Iterator[tuple[RandomTerm, TermEncoding | LatentEncoding]]:
         coder = GroupCoder(frame)
@@ -324,14 +329,15 @@ class _Builder:
             yield side
 
     def _left_side(self, terms: SimpleFormula, structure: str, bar: Bar, frame: pd.DataFrame) -> _LeftSide:
-        texts = [str(term) for term in terms]
+        texts = list(_texts(terms))
         left = " + ".join(texts if "1" in texts else ["0", *texts])
         text = f"{bar.word}({left} {'||' if bar.uncorrelated and structure == 'diag' else '|'} "
         label = left if bar.word in ("", "us") else left.removeprefix("0 + ")
         if texts == ["1"]:
             return _LeftSide(terms, structure, label, text, None, None)
-        design, columns = make_design(terms, self._columns(bar.left), frame, self.context)
-        return _LeftSide(terms, structure, label, text, design, columns)
+        if _texts(terms) not in self._made:
+            self._made[_texts(terms)] = make_design(terms, self._columns(bar.left), frame, self.context)
+        return _LeftSide(terms, structure, label, text, *self._made[_texts(terms)])
 
     def _offset(self, expr: Expr) -> OffsetEncoding:
         return OffsetEncoding(expr, self._text(expr), tuple(self._columns(expr)))
@@ -341,6 +347,10 @@ class _Builder:
         if "offset" in rows.arrays:
             parts.append(rows.arrays["offset"])
         return sum(parts[1:], start=parts[0]) if parts else None
+
+
+def _texts(terms: SimpleFormula) -> tuple[str, ...]:
+    return tuple(map(str, terms))
 
 
 def _categories(values: pd.Series) -> pd.Index | None:

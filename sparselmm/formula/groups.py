@@ -8,8 +8,10 @@ import pandas as pd
 
 from .._errors import DataError
 from .._typing import IntArray
-from ..kernels.codes import interaction_codes
+from ..kernels.codes import code_integers, interaction_codes
 from ..terms import GroupingFactor
+
+DENSE = 4  # integers with gaps are counted in a table while it has at most so many places a row
 
 
 class GroupCoder:
@@ -33,6 +35,13 @@ def code_column(values: pd.Series) -> tuple[IntArray, tuple[Any, ...]]:
     """Codes (n,) and the labels of the levels; `values` has no missing value and no unused category."""
     if isinstance(values.dtype, pd.CategoricalDtype):
         return values.cat.codes.to_numpy(dtype=np.int64), tuple(values.cat.categories.tolist())
+    if values.dtype.kind == "i" and len(values):
+        numbers = values.to_numpy(dtype=np.int64)
+        low, span = int(numbers.min()), int(numbers.max()) - int(numbers.min()) + 1
+        if span <= DENSE * len(numbers):
+            code_of, codes = np.full(span, -1, dtype=np.int64), np.empty(len(numbers), dtype=np.int64)
+            code_integers(numbers, low, code_of, codes)
+            return codes, tuple((low + np.flatnonzero(code_of >= 0)).tolist())
     codes, levels = pd.factorize(values, sort=True)
     return codes.astype(np.int64, copy=False), tuple(levels.tolist())
 

@@ -129,6 +129,10 @@ def kind_of(values: Any) -> str:
 
 
 def _missing(series: nw.Series[Any]) -> BoolArray:
+    native = series.to_native()
+    if isinstance(native, pd.Series) and isinstance(native.dtype, np.dtype) and native.dtype.kind in "iufb":
+        values = native.to_numpy()
+        return np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), dtype=np.bool_)
     gaps = series.is_null().to_numpy().astype(np.bool_)
     if series.dtype.is_float():
         gaps |= series.is_nan().fill_null(False).to_numpy().astype(np.bool_)
@@ -139,21 +143,28 @@ def _column(series: nw.Series[Any], only_groups: bool, only_times: bool) -> pd.S
     name = series.name
     values = _to_pandas(series).reset_index(drop=True)
     if isinstance(values.dtype, pd.CategoricalDtype):
-        used = values if only_times else values.cat.remove_unused_categories()
+        used = values if only_times or _all_used(values) else values.cat.remove_unused_categories()
         return used.cat.rename_categories(used.cat.categories.tolist())
     if values.dtype.kind == "O" or pd.api.types.is_string_dtype(values.dtype):
         values = _from_objects(values, name)
     if values.dtype.kind in _PLAIN:
         values = values.astype(_PLAIN[values.dtype.kind])
     if values.dtype.kind == "f":
-        infinite = int(np.isinf(values.to_numpy()).sum())
-        if infinite:
+        if not np.isfinite(values.to_numpy()).all():  # missing ones are not here any more
+            infinite = int(np.isinf(values.to_numpy()).sum())
             raise DataError(f"column '{name}' has {infinite} infinite values: drop or mend these rows")
     if values.dtype.kind in _DATES and not only_groups:
         raise DataError(f"column '{name}' holds dates: make numbers of them first, such as days since the start")
     if values.dtype.kind == "c":
         raise DataError(f"column '{name}' holds complex numbers")
     return values
+
+
+def _all_used(values: pd.Series) -> bool:
+    """Whether every category occurs."""
+    seen = np.zeros(len(values.cat.categories) + 1, dtype=np.bool_)
+    seen[values.cat.codes.to_numpy()] = True  # -1, a missing value, marks the last place
+    return bool(seen[:-1].all())
 
 
 def _to_pandas(series: nw.Series[Any]) -> pd.Series:

@@ -9,6 +9,20 @@ from .._typing import IntArray
 
 
 @njit(cache=True)
+def code_integers(values: IntArray, low: int, code_of: IntArray, codes: IntArray) -> None:
+    """codes (n,) = rank of each value among the distinct ones; code_of: -1 for every value from low to the highest."""
+    for value in values:
+        code_of[value - low] = 0
+    count = 0
+    for i in range(len(code_of)):
+        if code_of[i] == 0:
+            code_of[i] = count
+            count += 1
+    for i in range(len(values)):
+        codes[i] = code_of[values[i] - low]
+
+
+@njit(cache=True)
 def counting_sort(order: IntArray, codes: IntArray, start: IntArray, out: IntArray) -> None:
     """Sort the rows `order` (n,) by codes[order], stably, into `out` (n,).
 

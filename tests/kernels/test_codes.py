@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparselmm.kernels.codes import counting_sort, interaction_codes, pair_codes
+from sparselmm.kernels.codes import code_integers, counting_sort, interaction_codes, pair_codes
 
 
 @st.composite
@@ -60,3 +60,12 @@ def test_product_of_sizes_beyond_int64_does_not_overflow(n_factors):
     np.testing.assert_array_equal(codes, down)
     np.testing.assert_array_equal(parts[:, 0], np.arange(n))
     np.testing.assert_array_equal(parts[:, -1], down)
+
+
+def test_code_integers():
+    values = np.array([7, -3, 7, 0, 4, -3])
+    code_of, codes = np.full(11, -1), np.empty(6, np.int64)
+    code_integers(values, -3, code_of, codes)
+    levels, expected = np.unique(values, return_inverse=True)
+    assert codes.tolist() == expected.tolist()
+    assert (np.flatnonzero(code_of >= 0) - 3).tolist() == levels.tolist()
