@@ -15,6 +15,7 @@ from ._typing import BoolArray, FloatArray
 
 PATIENCE, MOST_DIFFERENCES = 12, 12  # iterations before the Hessian is made of differences; coordinates at most
 DIFFERENCE = 1e-4  # of a coordinate, or of 1: of an exact gradient
+SHORTEST = 1e-9  # step, relative to x, that says something
 LONGEST = 2.0  # step of a coordinate with bounds: a factor of 7 in a rate
 
 
@@ -183,6 +184,8 @@ class _Newton:
 
     def _polish(self, point: Point, step: FloatArray) -> bool:
         """Where rounding hides the change of the value, a step counts if it lowers the scaled gradient."""
+        if self._is_rounding(step):
+            return False
         gradient, hessian = point.derivatives()
         inside = self.free
         model = (hessian + self.missing)[np.ix_(inside, inside)]
@@ -190,6 +193,10 @@ class _Newton:
             return False
         self._accept(point, step, 0.5)
         return True
+
+    def _is_rounding(self, step: FloatArray) -> bool:
+        """Whether the gradient hardly changes along a step but by rounding."""
+        return bool(np.linalg.norm(step) < SHORTEST * np.linalg.norm(self.x))
 
     def _stretched(self, point: Point, step: FloatArray, ratio: float) -> tuple[Point, FloatArray]:
         """Twice the step, and again, while far from the optimum the function falls faster than its model."""
@@ -225,7 +232,9 @@ class _Newton:
         self.by_differences = False
 
     def _learn(self, step: FloatArray, change: FloatArray, hessian: FloatArray) -> None:
-        """Symmetric rank-one update: (hessian + missing) step = change of the gradient."""
+        """Symmetric rank-one update: (hessian + missing) step = change of the gradient, unless that is rounding."""
+        if self._is_rounding(step):
+            return
         rest = change - (hessian + self.missing) @ step
         scale = rest @ step
         if abs(scale) > 1e-8 * np.linalg.norm(rest) * np.linalg.norm(step):

@@ -243,7 +243,8 @@ def test_a_check_names_a_variance_of_zero():
     "model", ["y ~ x", "y ~ 0 + (1 | g)", "y ~ x + rw2(0 + u)", "y ~ x + g + ar1(0 + t | g)", "y ~ 1 + (1 | g)"]
 )
 def test_any_model_can_be_checked(model):
-    assert "search" in str(slm.lmm(model, repeated()).check())
+    held = {"sigma": 0.3} if "ar1" in model else None  # the series alone explain these rows: sigma would go to zero
+    assert "search" in str(slm.lmm(model, repeated(), fixed=held).check())
 
 
 def test_bad_arguments():
