@@ -67,12 +67,17 @@ class LatentEncoding:
         times = np.asarray(time_values(expr, text, frame, context), dtype=np.float64)
         return np.zeros(len(frame), np.int64) if self.levels is None else code_new_rows(self.levels, parts), times
 
-    def neighbours(self, series: IntArray, times: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
-        """States of a series before and after times (n,) that it has none at, -1 where there is none; all times."""
+    def state_series(self) -> IntArray:
+        """Series of each state, (m,)."""
         owners = np.zeros(len(self.labels), np.int64)
         if isinstance(self.labels, pd.MultiIndex):
             codes = np.asarray(self.labels.codes[0])
             owners[1:] = np.cumsum(codes[1:] != codes[:-1])
+        return owners
+
+    def neighbours(self, series: IntArray, times: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
+        """States of a series before and after times (n,) that it has none at, -1 where there is none; all times."""
+        owners = self.state_series()
         at = self.labels.get_level_values(-1).to_numpy(dtype=np.float64)
         different = np.unique(at)
         place = lambda s, t: s * (len(different) + 1) + np.searchsorted(different, t)  # noqa: E731
