@@ -9,14 +9,15 @@ import scipy.sparse as sp
 from scipy import stats
 
 import sparselmm as slm
-from sparselmm.scanning import projection
+from sparselmm.scanning import gaps, projection, run
 from tests import naive
 from tests.scanning.simulated import dense_marker, indicator, people, study
 
 EXACT_RTOL = 1e-9  # explicit inverses of n x n matrices on the other side
 SAME_RTOL = 1e-12  # the same sums, blocked otherwise
 FIT_RTOL = 1e-5  # two searches, each within 1e-5 standard errors of the optimum
-UNTESTED = [4, 5]  # markers of `study` without variation, and without a genotype
+REASONS = {4: "no variation", 5: "no genotype is known"}  # of markers of `study`
+UNTESTED = list(REASONS)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_every_marker_is_the_textbooks(made, request, which, missing, interact, 
 
 def test_markers_that_cannot_be_tested_have_a_reason(made, null):
     table = slm.scan(null, made.frame, sample="id").table
-    assert table.reason.tolist() == [{4: "no variation", 5: "no genotype is known"}.get(j, "") for j in range(12)]
+    assert table.reason.tolist() == [REASONS.get(j, "") for j in range(12)]
     assert table.loc[UNTESTED, ["effect", "se", "statistic", "p_value"]].isna().all(axis=None)
 
 
@@ -299,6 +300,22 @@ def test_dropping_under_ml_cannot_be_reestimated(made):
     fit = slm.lmm("y ~ x + (1 | id)", made.data, reml=False)
     with pytest.raises(slm.ModelError, match="needs a fit by REML"):
         slm.scan(fit, made.frame, sample="id", missing="drop", reestimate=1.0)
+
+
+def test_what_fails_for_one_marker_is_its_reason(made, null, monkeypatch):
+    monkeypatch.setattr(gaps, "LARGEST", 0)
+    table = slm.scan(null, made.frame, sample="id", missing="drop").table
+    gappy = np.isnan(made.genotypes).any(axis=0) & ~np.isnan(made.genotypes).all(axis=0)
+    gappy[4] = False
+    assert gappy.any() and table.reason[gappy].str.fullmatch(r"missing in \d+ of 150 rows.*'drop'").all()
+    assert table.p_value[gappy].isna().all() and (table.reason[~gappy].isin(["", *REASONS.values()])).all()
+
+    def refuse(*arguments):
+        raise slm.ModelError("no way")
+
+    monkeypatch.setattr(run, "refit_with", refuse)
+    table = slm.scan(null, made.frame, sample="id", reestimate=1.0).table
+    assert table.reason[0] == "re-estimation: no way" and table.p_value.notna()[0] and table.p_lmm.isna().all()
 
 
 def test_lambda_gc_is_the_median_over_its_expectation(made, null):
