@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .._errors import ModelError, SparselmmError
+from .._errors import DataError, ModelError, SparselmmError
 from .._typing import AnyArray, FloatArray
 from ..engines.threads import get_threads, parallel
 from ..kernels.families import mark_missing, marker_moments
@@ -33,8 +33,11 @@ class Options:
     test: str
     missing: str
     reestimate: float | None
+    block: int | None = None
 
     def __post_init__(self) -> None:
+        if self.block is not None and not (isinstance(self.block, int) and self.block > 0):
+            raise ModelError(f"block={self.block!r}: a number of markers, or None")
         for name, value, allowed in (("test", self.test, TESTS), ("missing", self.missing, ("mean", "drop"))):
             if value not in allowed:
                 raise ModelError(f"{name}={value!r}: one of {', '.join(map(repr, allowed))}")
@@ -72,7 +75,7 @@ def scan(
     out: a folder for finished blocks; the same call continues an interrupted scan. block: markers of a block.
     Markers that cannot be tested have NaN and a `reason`. Errors: DataError, ModelError.
     """
-    options = Options(test, missing, reestimate)
+    options = Options(test, missing, reestimate, block)
     source = open_markers(genotypes, samples, markers)
     traits = [_Trait(name, fits, source, sample, interact, options) for name, fits in _traits(fit)]
     size = block or max(1, min(4096, GENOTYPES // max(1, source.n_samples)))
@@ -87,6 +90,8 @@ def scan(
                     store.save(number, table)
             tables.append(table)
             advance(len(part.raw))
+    if not tables:
+        raise DataError("the genotypes have no markers")
     suffixes = ("", *(f"_{name}" for name in traits[0].interactions))
     return Scan(pd.concat(tables, ignore_index=True), tuple(t.name for t in traits), suffixes)
 

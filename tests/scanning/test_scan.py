@@ -118,6 +118,22 @@ def test_which_models_fall_into_families(made, null, family_null):
     assert families(family_null).sizes.tolist() == [3] and families(family_null).counts.tolist() == [25]
 
 
+def test_a_variance_of_zero_joins_nobody(made):
+    """Centres that do not matter leave families alone; the numbers are those without them."""
+    Q = slm.Known(made.K, kind="covariance", levels=made.ids)
+    formula, held = "y ~ x + known(1 | id, Q)", {"sd_known(Intercept)|id": 0.9, "sigma": 1.1}
+    alone = slm.lmm(formula, made.data, context={"Q": Q}, fixed=held)
+    both = slm.lmm(formula + " + (1 | centre)", made.data, context={"Q": Q}, fixed=held | {"sd_Intercept|centre": 0.0})
+    rows = people(made.data)
+    whole = projection.PeopleProducts(
+        projection.NullModel(both), rows, np.arange(len(made.ids)), np.ones((len(rows), 1))
+    )
+    assert whole.families is not None
+    pd.testing.assert_frame_equal(
+        *(slm.scan(fit, made.frame, sample="id").table for fit in (both, alone)), rtol=EXACT_RTOL
+    )
+
+
 STRUCTURED = {
     "slopes and weights": ("y ~ x + (1 + x | id)", {"weights": "w"}),
     "serial residuals": ("y ~ x + (1 | centre)", {"residual": "ar1(t | id)"}),
@@ -273,6 +289,8 @@ def test_rows_in_the_order_of_samples_and_dropped_rows():
         ({"reestimate": 2.0}, slm.ModelError, "reestimate=2.0"),
         ({"interact": "age"}, slm.ModelError, "no coefficient 'age'; there are Intercept, x"),
         ({"interact": {"z": [1.0]}}, slm.DataError, "'z' must be 150 finite numbers"),
+        ({"block": -4}, slm.ModelError, "block=-4"),
+        ({"genotypes": np.zeros((75, 0)), "samples": [f"p{i}" for i in range(75)]}, slm.DataError, "no markers"),
         ({"fit": []}, slm.ModelError, "an empty list"),
         ({"fit": [3]}, slm.ModelError, "a fitted model, a list"),
     ],
