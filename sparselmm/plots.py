@@ -10,6 +10,7 @@ from scipy import stats
 from ._errors import ModelError
 from ._typing import FloatArray
 from .inference.curve import curve as term_curve
+from .inference.curve import series_term
 from .inference.residuals import leverage, standardized_effects
 from .inference.residuals import residuals as residuals_of
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 BARS = 60  # up to so many levels are labelled
 SERIES = 6  # curves that are drawn unless others are asked for
-BINS = 20  # of a running median
+BINS = 20  # of a running mean
 DARK, LIGHT, RED, GREY = "#1f4e79", "#9bb8d3", "#b5452c", "#888888"
 GENOME_WIDE = 5e-8  # a million independent tests at 0.05
 COLOURS = ("#1f4e79", "#7fa6c9")
@@ -115,7 +116,7 @@ def _effect(fit: "Fit", group: str | None, effect: str | None) -> tuple[str, str
 
 
 def residuals(fit: "Fit", x: Any = None, ax: Any = None) -> "Axes":
-    """Standardised residuals against fitted values, with their running median.
+    """Standardised residuals against fitted values, with their running mean.
 
     x: other values, (nobs,), a pandas Series with its name, instead of the fitted ones.
     """
@@ -207,7 +208,8 @@ def curve(
     part, its other columns at their means (`sparselmm.inference.curve.curve` says which).
     """
     table = term_curve(fit, term, series=series, fixed=fixed, level=level)
-    names = list(dict.fromkeys(table["series"]))[: SERIES if series is None else None]
+    how, names = fit.spec.terms[series_term(fit, term)], list(dict.fromkeys(table["series"]))
+    names = names[:SERIES] if series is None else names
     ax = _axes((7.0, 4.2)) if ax is None else ax
     for i, name in enumerate(names):
         part = table[table["series"] == name]
@@ -215,9 +217,8 @@ def curve(
         ax.fill_between(part["time"], part["lower"], part["upper"], color=color, alpha=0.18, linewidth=0)
         ax.plot(part["time"], part["fit"], color=color, linewidth=1.5, label=str(name))
     if len(names) > 1:
-        ax.legend(frameon=False, fontsize="small")
-    how = next(t for t in fit.spec.terms if term is None or term in (t.name, t.describe()))
-    ax.set_xlabel("time")
+        ax.legend(frameon=False, fontsize="small", title=how.name)
+    ax.set_xlabel(how.levels.names[-1])
     ax.set_ylabel(fit.spec.response if fixed else how.effects[0])
     return ax
 
@@ -246,20 +247,20 @@ def _levels(fit: "Fit", group: str | None) -> tuple[list[Any], Any]:
 
 
 def _scatter(ax: Any, x: FloatArray, y: FloatArray, level: float | None) -> None:
-    """Points, a line at `level`, and the running median of y over x."""
+    """Points, a line at `level`, and the running mean of y over x."""
     n = len(x)
-    ax.plot(x, y, ".", color=DARK, markersize=_size(n), alpha=0.8 if n < 500 else 0.25, rasterized=n > 10_000)
+    ax.plot(x, y, ".", color=DARK, markersize=_size(n), alpha=float(np.clip(500 / n, 0.05, 0.8)), rasterized=n > 10_000)
     if level is not None:
         ax.axhline(level, color=GREY, linewidth=0.8, zorder=0)
-    middle = np.array(list(_medians(x, y))).reshape(-1, 2)
+    middle = np.array(list(_means(x, y))).reshape(-1, 2)
     ax.plot(middle[:, 0], middle[:, 1], color=RED, linewidth=1.4)
 
 
-def _medians(x: FloatArray, y: FloatArray) -> Iterator[tuple[float, float]]:
-    """Medians of x and y in bins of equal numbers of rows."""
+def _means(x: FloatArray, y: FloatArray) -> Iterator[tuple[float, float]]:
+    """Means of x and y in bins of equal numbers of rows."""
     order = np.argsort(x, kind="stable")
-    for part in np.array_split(order, max(1, min(BINS, len(x) // 10))):
-        yield float(np.median(x[part])), float(np.nanmedian(y[part]))
+    for part in np.array_split(order, max(1, min(BINS, len(x) // 20))):
+        yield float(np.mean(x[part])), float(np.nanmean(y[part]))
 
 
 def _size(n: int) -> float:

@@ -32,7 +32,7 @@ def curve(
     Errors: ModelError for a term that is no series, or an unknown label.
     """
     check_level(level)
-    k = _series_term(fit, term)
+    k = series_term(fit, term)
     how, facts = fit.spec.encoding.terms[k], term_facts(fit)[k]
     labels = ["all"] if how.levels is None else how.levels.labels()
     chosen = _chosen(labels, series, facts.text)
@@ -52,7 +52,8 @@ def curve(
     )
 
 
-def _series_term(fit: "Fit", term: str | None) -> int:
+def series_term(fit: "Fit", term: str | None) -> int:
+    """Place of a series term, by its text or group; the first one if None."""
     encoding = fit.spec.encoding
     if encoding is None:
         raise ModelError("a model from arrays does not say when its states are: plot its ranef()")
