@@ -18,7 +18,7 @@ from .designs import Block, Design, cross_blocks
 from .engines import Pattern
 from .engines.threads import by_pieces, parallel, row_pieces
 from .fixed import Diffuse, FixedDesign, fixed_design, row_weights
-from .kernels.blocks import add_product, add_scaled, add_to_diagonals, locate, times_transposed
+from .kernels.blocks import add_product, add_scaled, add_to_diagonals, locate, sort_entries, times_transposed
 from .kernels.columns import gram
 from .kernels.crossproducts import spread
 from .terms import ModelSpec, RandomTerm, check_residual
@@ -106,7 +106,8 @@ class Equations:
         self.pairs = [_level_pairs(t) for t in self.terms]
         places = [self._entries(b) for b in self.products.blocks]
         self._wanted = [self._between(k, *pairs) for k, pairs in enumerate(self.pairs)]
-        self.pattern = _pattern([*places, *self._wanted, *self._null_entries()], self.q)
+        joined = [w for w, t in zip(self._wanted, self.terms, strict=True) if t.Q is not None]  # else M's own blocks
+        self.pattern = _pattern([*places, *joined, *self._null_entries()], self.q)
         self._dest = [destinations(self.pattern, rows, cols) for rows, cols in places]
         inner = [np.arange(t.n_effects) for t in self.terms]
         self._unit = [
@@ -248,6 +249,8 @@ class Equations:
         rows = self.offsets[block.row_term] + block.rows[:, None, None] * ra + np.arange(ra)[:, None]
         cols = self.offsets[block.col_term] + block.cols[:, None, None] * rb + np.arange(rb)
         rows, cols = np.broadcast_arrays(rows, cols)
+        if block.row_term != block.col_term or ra == 1:  # blocks within a term have row >= col too
+            return rows, cols
         lower = rows >= cols
         return np.where(lower, rows, -1), np.where(lower, cols, -1)
 
@@ -284,25 +287,23 @@ def _level_pairs(term: RandomTerm) -> tuple[IntArray, IntArray]:
 def _pattern(places: list[tuple[IntArray, IntArray]], q: int) -> Pattern:
     """Union of all entries and the diagonal, sorted; independent of every parameter."""
     diagonal = np.arange(q)
-    rows = np.concatenate([r[r >= 0] for r, _ in places] + [diagonal])
-    cols = np.concatenate([c[c >= 0] for _, c in places] + [diagonal])
+    rows, cols = (np.concatenate([*(place[side].ravel() for place in places), diagonal]) for side in (0, 1))
     return sparse_pattern(rows, cols, q)
 
 
 def sparse_pattern(rows: IntArray, cols: IntArray, q: int) -> Pattern:
-    """CSC pattern, sorted and each entry once, of a lower triangle's entries in any order."""
-    csc = sp.csc_matrix((np.ones(len(rows)), (rows, cols)), shape=(q, q))
-    csc.sort_indices()
-    return Pattern(csc.indptr.astype(np.int64), csc.indices.astype(np.int64))
+    """CSC pattern, sorted and each entry once, of a lower triangle's entries in any order; negative rows are none."""
+    by_row, indices = np.empty(len(rows), dtype=np.int64), np.empty(len(rows), dtype=np.int64)
+    start, indptr = np.zeros(q + 1, dtype=np.int64), np.zeros(q + 1, dtype=np.int64)
+    rows, cols = (np.ascontiguousarray(x, dtype=np.int64) for x in (rows, cols))
+    nnz = sort_entries(rows, cols, by_row, start, indptr, indices)
+    return Pattern(indptr, indices[:nnz].copy())
 
 
 def destinations(pattern: Pattern, rows: IntArray, cols: IntArray) -> IntArray:
     """Place of each entry in the pattern's values; -1 where rows is negative."""
-    out = np.full(rows.shape, -1, np.int64)
-    inside = rows >= 0
-    found = np.empty(int(inside.sum()), np.int64)
-    locate(pattern.indptr, pattern.indices, rows[inside], cols[inside], found)
-    out[inside] = found
+    out = np.empty(rows.shape, dtype=np.int64)
+    locate(pattern.indptr, pattern.indices, rows.ravel(), cols.ravel(), out.reshape(-1))
     return out
 
 

@@ -1,11 +1,18 @@
 """Pictures of a fit, as matplotlib Axes that the user may restyle; matplotlib is imported when asked for."""
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.sparse as sp
+from scipy import stats
 
 from ._errors import ModelError
 from ._typing import FloatArray
+from .inference.curve import curve as term_curve
+from .inference.curve import series_term
+from .inference.residuals import leverage, standardized_effects
+from .inference.residuals import residuals as residuals_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,6 +21,9 @@ if TYPE_CHECKING:
     from .scanning.result import Scan
 
 BARS = 60  # up to so many levels are labelled
+SERIES = 6  # curves that are drawn unless others are asked for
+BINS = 20  # of a running mean
+DARK, LIGHT, RED, GREY = "#1f4e79", "#9bb8d3", "#b5452c", "#888888"
 GENOME_WIDE = 5e-8  # a million independent tests at 0.05
 COLOURS = ("#1f4e79", "#7fa6c9")
 
@@ -24,23 +34,15 @@ def caterpillar(fit: "Fit", group: str | None = None, effect: str | None = None,
     group: a key of `fit.ranef()`, the first if None. effect: a column of it, the first if None.
     """
     frames = fit.ranef(se=True)
-    if not frames:
-        raise ModelError("the model has no random effects to plot")
-    group = next(iter(frames)) if group is None else group
-    if group not in frames:
-        raise ModelError(f"no group '{group}': this fit has {', '.join(frames)}")
-    effects = list(fit.ranef()[group].columns)
-    effect = effects[0] if effect is None else effect
-    if effect not in effects:
-        raise ModelError(f"no effect '{effect}' of '{group}': it has {', '.join(effects)}")
+    group, effect = _effect(fit, group, effect)
     frame = frames[group].sort_values(effect)
     place, many = np.arange(len(frame)), len(frame) > BARS
     ax = _axes((6.0, 7.0 if many else 1.2 + 0.22 * len(frame))) if ax is None else ax
     ax.errorbar(
-        frame[effect], place, xerr=1.96 * frame[f"{effect}_se"], fmt=".", color="#1f4e79", ecolor="#9bb8d3",
+        frame[effect], place, xerr=1.96 * frame[f"{effect}_se"], fmt=".", color=DARK, ecolor=LIGHT,
         elinewidth=0.6 if many else 1.4, markersize=2 if many else 6,
     )  # fmt: skip
-    ax.axvline(0.0, color="#888888", linewidth=0.8, zorder=0)
+    ax.axvline(0.0, color=GREY, linewidth=0.8, zorder=0)
     ax.set_yticks([] if many else place, [] if many else [str(x) for x in frame.index])
     ax.set_ylabel(f"{group}: {len(frame):,} levels" if many else group)
     ax.set_xlabel(f"{effect}, with 95 % intervals")
@@ -85,7 +87,7 @@ def qq(scan: "Scan", trait: str | None = None, ax: Any = None) -> "Axes":
     low, high = (-np.log10(stats.beta.ppf(q, rank, len(p) + 1 - rank)) for q in (0.975, 0.025))
     ax = _axes((4.2, 4.2)) if ax is None else ax
     ax.fill_between(expected, low, high, color="#d8e4ef", linewidth=0)
-    ax.plot([0.0, expected[0]], [0.0, expected[0]], color="#888888", linewidth=0.8)
+    ax.plot([0.0, expected[0]], [0.0, expected[0]], color=GREY, linewidth=0.8)
     ax.scatter(expected, observed, s=8, color=COLOURS[0], linewidths=0)
     ax.text(0.05, 0.93, f"$\\lambda_{{GC}}$ = {scan.lambda_gc(trait):.3f}", transform=ax.transAxes)
     ax.set_xlabel("expected -log10 p")
@@ -98,9 +100,192 @@ def _heights(p: FloatArray) -> FloatArray:
     return np.asarray(-np.log10(np.maximum(p, np.finfo(np.float64).tiny)))
 
 
+def _effect(fit: "Fit", group: str | None, effect: str | None) -> tuple[str, str]:
+    """A key of `fit.ranef()` and a column of it, the first ones if None; ModelError for names that are not there."""
+    frames = fit.ranef()
+    if not frames:
+        raise ModelError("the model has no random effects to plot")
+    group = next(iter(frames)) if group is None else group
+    if group not in frames:
+        raise ModelError(f"no group '{group}': this fit has {', '.join(frames)}")
+    effects = list(frames[group].columns)
+    effect = effects[0] if effect is None else effect
+    if effect not in effects:
+        raise ModelError(f"no effect '{effect}' of '{group}': it has {', '.join(effects)}")
+    return group, effect
+
+
+def residuals(fit: "Fit", x: Any = None, ax: Any = None) -> "Axes":
+    """Standardised residuals against fitted values, with their running mean.
+
+    x: other values, (nobs,), a pandas Series with its name, instead of the fitted ones.
+    """
+    ax = _axes((6.0, 4.2)) if ax is None else ax
+    across = fit.fitted if x is None else _values(fit, x)
+    _scatter(ax, across, residuals_of(fit, "standardized"), level=0.0)
+    ax.set_xlabel("fitted value" if x is None else str(getattr(x, "name", None) or "x"))
+    ax.set_ylabel("standardised residual")
+    return ax
+
+
+def quantiles(fit: "Fit", group: str | None = None, effect: str | None = None, ax: Any = None) -> "Axes":
+    """Normal quantiles of the standardised residuals, or with `group` of the BLUPs of an effect, each over its own sd.
+
+    The band holds 95 % of each single point of a normal sample; the line has slope one.
+    """
+    ax = _axes((4.6, 4.4)) if ax is None else ax
+    if group is None and effect is None:
+        values, what = residuals_of(fit, "standardized"), "standardised residual"
+    else:
+        group, effect = _effect(fit, group, effect)
+        values, what = standardized_effects(fit, group, effect).to_numpy(), f"{effect} of {group}, over its sd"
+    values = np.sort(values[np.isfinite(values)])
+    n = len(values)
+    if not n:
+        raise ModelError(f"{what}: nothing varies, so that there are no quantiles to draw")
+    rank = np.arange(1, n + 1)
+    normal = stats.norm.ppf((rank - 0.5) / n)
+    low, high = (stats.norm.ppf(stats.beta.ppf(p, rank, n + 1 - rank)) for p in (0.025, 0.975))
+    ax.fill_between(normal, low, high, color=LIGHT, alpha=0.35, linewidth=0)
+    ax.plot(normal, normal, color=GREY, linewidth=0.8)
+    ax.plot(normal, values, ".", color=DARK, markersize=_size(n), rasterized=n > 10_000)
+    ax.set_xlabel("normal quantile")
+    ax.set_ylabel(what)
+    return ax
+
+
+def panel(fit: "Fit", axes: Any = None) -> Any:
+    """Four Axes (2, 2): residuals against fitted values, their quantiles, their spread, and against leverage."""
+    axes = _grid(2, 2, (9.5, 7.5)) if axes is None else axes
+    r = residuals_of(fit, "standardized")
+    residuals(fit, ax=axes[0, 0])
+    quantiles(fit, ax=axes[0, 1])
+    _scatter(axes[1, 0], fit.fitted, np.sqrt(np.abs(r)), level=None)
+    axes[1, 0].set(xlabel="fitted value", ylabel="root of |standardised residual|", ylim=(0.0, None))
+    _scatter(axes[1, 1], leverage(fit), r, level=0.0)
+    axes[1, 1].set(xlabel="leverage", ylabel="standardised residual")
+    return axes
+
+
+def fitted(fit: "Fit", x: Any, group: str | None = None, groups: int = 12, axes: Any = None) -> Any:
+    """Data, fitted curve and the population's (dashed) over x for some levels of a group, an Axes each.
+
+    x: a column of the fixed part by name, or values (nobs,). group: of independent levels, the first if None. Levels
+    are taken evenly from all; axes: as many as there are to be.
+    """
+    across, name = _values(fit, x), x if isinstance(x, str) else str(getattr(x, "name", None) or "x")
+    labels, codes = _levels(fit, group)
+    count = min(groups if axes is None else np.size(axes), len(labels))
+    chosen = np.unique(np.linspace(0, len(labels) - 1, count).astype(int))
+    columns = min(len(chosen), 4)
+    rows = -(-len(chosen) // columns)
+    axes = (
+        _grid(rows, columns, (2.3 * columns + 0.6, 2.1 * rows + 0.5), sharex=True, sharey=True)
+        if axes is None
+        else axes
+    )
+    population, means = fit.predict(re=False), fit.fitted
+    for ax, level in zip(np.ravel(axes), chosen, strict=False):
+        mine = np.flatnonzero(codes == level)
+        mine = mine[np.argsort(across[mine], kind="stable")]
+        ax.plot(across[mine], fit.spec.y[mine], ".", color=DARK, markersize=5)
+        ax.plot(across[mine], population[mine], color=GREY, linewidth=0.9, linestyle="--")
+        ax.plot(across[mine], means[mine], color=RED, linewidth=1.4)
+        ax.set_title(str(labels[level]), fontsize="small")
+    for ax in np.ravel(axes)[len(chosen) :]:
+        ax.set_visible(False)
+    _label_outside(axes, name, fit.spec.response)
+    return axes
+
+
+def curve(
+    fit: "Fit", term: str | None = None, *, series: Sequence[Any] | None = None, fixed: bool = True,
+    level: float = 0.95, ax: Any = None,
+) -> "Axes":  # fmt: skip
+    """The curve of a series or random walk with its band of pointwise intervals.
+
+    term: its text or group, the first series if None. series: labels, the first six if None. fixed: with the fixed
+    part, its other columns at their means (`sparselmm.inference.curve.curve` says which).
+    """
+    table = term_curve(fit, term, series=series, fixed=fixed, level=level)
+    how, names = fit.spec.terms[series_term(fit, term)], list(dict.fromkeys(table["series"]))
+    names = names[:SERIES] if series is None else names
+    ax = _axes((7.0, 4.2)) if ax is None else ax
+    for i, name in enumerate(names):
+        part = table[table["series"] == name]
+        color = DARK if len(names) == 1 else f"C{i % 10}"
+        ax.fill_between(part["time"], part["lower"], part["upper"], color=color, alpha=0.18, linewidth=0)
+        ax.plot(part["time"], part["fit"], color=color, linewidth=1.5, label=str(name))
+    if len(names) > 1:
+        ax.legend(frameon=False, fontsize="small", title=how.name)
+    ax.set_xlabel(how.levels.names[-1])
+    ax.set_ylabel(fit.spec.response if fixed else how.effects[0])
+    return ax
+
+
+def _values(fit: "Fit", x: Any) -> FloatArray:
+    """A column of X by name, or values of the rows used."""
+    if isinstance(x, str):
+        if x not in fit.spec.fixed_names:
+            raise ModelError(f"x='{x}': no column of the fixed part; it has {', '.join(fit.spec.fixed_names)}")
+        column = fit.spec.design[:, [fit.spec.fixed_names.index(x)]]
+        return np.asarray(column.toarray() if sp.issparse(column) else column)[:, 0]
+    out = np.asarray(x, dtype=np.float64)
+    if out.shape != (fit.nobs,):
+        raise ModelError(f"x has shape {out.shape} for {fit.nobs} rows used")
+    return out
+
+
+def _levels(fit: "Fit", group: str | None) -> tuple[list[Any], Any]:
+    """Labels of a group of independent levels and the code of each row."""
+    found = {t.name: t for t in reversed(fit.spec.terms) if t.Q is None and not sp.issparse(t.Z)}
+    if not found or (group is not None and group not in found):
+        known = ", ".join(map(repr, found)) or "none"
+        raise ModelError(f"group={group!r}: no group of independent levels; this model has {known}")
+    term = found[next(reversed(found)) if group is None else group]
+    return term.labels(), term.Z
+
+
+def _scatter(ax: Any, x: FloatArray, y: FloatArray, level: float | None) -> None:
+    """Points, a line at `level`, and the running mean of y over x."""
+    n = len(x)
+    ax.plot(x, y, ".", color=DARK, markersize=_size(n), alpha=float(np.clip(500 / n, 0.05, 0.8)), rasterized=n > 10_000)
+    if level is not None:
+        ax.axhline(level, color=GREY, linewidth=0.8, zorder=0)
+    middle = np.array(list(_means(x, y))).reshape(-1, 2)
+    ax.plot(middle[:, 0], middle[:, 1], color=RED, linewidth=1.4)
+
+
+def _means(x: FloatArray, y: FloatArray) -> Iterator[tuple[float, float]]:
+    """Means of x and y in bins of equal numbers of rows."""
+    order = np.argsort(x, kind="stable")
+    for part in np.array_split(order, max(1, min(BINS, len(x) // 20))):
+        yield float(np.mean(x[part])), float(np.nanmean(y[part]))
+
+
+def _size(n: int) -> float:
+    return 6.0 if n < 500 else 2.5
+
+
+def _label_outside(axes: Any, x: str, y: str) -> None:
+    grid = np.atleast_2d(axes)
+    for ax in grid[-1]:
+        ax.set_xlabel(x)
+    for ax in grid[:, 0]:
+        ax.set_ylabel(y)
+
+
+def _grid(rows: int, columns: int, size: tuple[float, float], **options: Any) -> Any:
+    return _pyplot().subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **options)[1]
+
+
 def _axes(size: tuple[float, float]) -> "Axes":
+    return _pyplot().subplots(figsize=size, layout="constrained")[1]
+
+
+def _pyplot() -> Any:
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ModelError('plots need matplotlib: pip install "sparselmm[plots]"') from error
-    return plt.subplots(figsize=size, layout="constrained")[1]
+    return plt

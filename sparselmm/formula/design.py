@@ -52,6 +52,18 @@ class Design:
             return sp.csr_array(_unwrapped(made)[:, self.order])
         return _checked(np.asarray(made), self.names)
 
+    def reading_only(self, columns: Sequence[str]) -> "Design":
+        """The terms that read no other columns of the table, the intercept among them, with some of `names`."""
+        others = set(self.columns).difference(columns)
+        variables = {} if self.spec is None else self.spec.term_variables
+        terms = [term for term, names in variables.items() if not others.intersection(map(str, names))]
+        if self.spec is None or not terms:
+            return Design((), None, ())
+        spec = self.spec.subset(terms)
+        names = tuple(spec.column_names)
+        order = None if self.order is None else np.arange(len(names))
+        return Design(tuple(c for c in self.columns if c not in others), spec, names, order)
+
     def term_names(self) -> tuple[str, ...]:
         """Terms of the formula, the intercept as `1`."""
         return () if self.spec is None else tuple(str(s.term) for s in self.spec.structure)

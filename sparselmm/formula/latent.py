@@ -48,7 +48,7 @@ class LatentEncoding:
             assert self.levels is not None
             place = self.labels.get_indexer(pd.Index(self.levels.labels()))
             return np.append(place, -1)[code_new_rows(self.levels, parts)]
-        keys: list[AnyArray] = [time_values(expr, text, frame, context) for expr, text in self.times]
+        keys: list[AnyArray] = [time_values(expr, text, frame, context, new=True) for expr, text in self.times]
         if self.levels is not None:
             keys.insert(0, np.array([*self.levels.labels(), None], dtype=object)[code_new_rows(self.levels, parts)])
         wanted = pd.MultiIndex.from_arrays(keys) if len(keys) > 1 else pd.Index(keys[0])
@@ -64,15 +64,20 @@ class LatentEncoding:
     ) -> tuple[IntArray, FloatArray]:
         """Series of each row of new data, -1 where the fit has none, and its time, (n,) each."""
         ((expr, text),) = self.times
-        times = np.asarray(time_values(expr, text, frame, context), dtype=np.float64)
+        times = np.asarray(time_values(expr, text, frame, context, new=True), dtype=np.float64)
         return np.zeros(len(frame), np.int64) if self.levels is None else code_new_rows(self.levels, parts), times
 
-    def neighbours(self, series: IntArray, times: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
-        """States of a series before and after times (n,) that it has none at, -1 where there is none; all times."""
+    def state_series(self) -> IntArray:
+        """Series of each state, (m,)."""
         owners = np.zeros(len(self.labels), np.int64)
         if isinstance(self.labels, pd.MultiIndex):
             codes = np.asarray(self.labels.codes[0])
             owners[1:] = np.cumsum(codes[1:] != codes[:-1])
+        return owners
+
+    def neighbours(self, series: IntArray, times: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
+        """States of a series before and after times (n,) that it has none at, -1 where there is none; all times."""
+        owners = self.state_series()
         at = self.labels.get_level_values(-1).to_numpy(dtype=np.float64)
         different = np.unique(at)
         place = lambda s, t: s * (len(different) + 1) + np.searchsorted(different, t)  # noqa: E731
@@ -242,10 +247,10 @@ def _all_levels(index: pd.Index, n_columns: int) -> GroupingFactor:
     return GroupingFactor(str(index.name), every, (index,) * n_columns, np.column_stack([every] * n_columns))
 
 
-def time_values(expr: Expr, text: str, frame: pd.DataFrame, context: Mapping[str, Any]) -> AnyArray:
-    """Times of the rows: numbers, or the codes of an ordered categorical."""
+def time_values(expr: Expr, text: str, frame: pd.DataFrame, context: Mapping[str, Any], new: bool = False) -> AnyArray:
+    """Times of the rows: numbers, or the codes of an ordered categorical; new rows have the categories of the fit."""
     if text in frame and isinstance(frame[text].dtype, pd.CategoricalDtype):
-        if not frame[text].cat.ordered:
+        if not (new or frame[text].cat.ordered):
             raise DataError(f"time '{text}' holds unordered categories: make numbers of them, or order the categories")
         return frame[text].cat.codes.to_numpy(dtype=np.int64)
     if text in frame and frame[text].dtype.kind in "iu":

@@ -27,6 +27,10 @@ class Factorised:
         """The equations and their pattern."""
         return self.likelihood.equations
 
+    def values(self) -> FloatArray:
+        """M on its pattern, (nnz,)."""
+        return self.likelihood._values(self.solution.theta, self.solution.products, self.solution.T)
+
     @property
     def fixed_part(self) -> FloatArray:
         """N (q, p) with (C^-1)_vv = M^-1 + N N'."""
@@ -44,5 +48,6 @@ def factorise(fit: "Fit") -> Factorised:
     likelihood, theta = sparse_likelihood(fit), fit.estimate.evaluation.theta
     solution, equations = likelihood.solution(theta), likelihood.equations
     engine = make_engine("auto", equations.pattern)
-    engine.factorize(likelihood._values(solution.theta, solution.products, solution.T))
-    return Factorised(likelihood, solution, engine)
+    out = Factorised(likelihood, solution, engine)
+    engine.factorize(out.values())
+    return out

@@ -100,27 +100,44 @@ def _series_rows(encoding: Encoding, newdata: Any, k: int, rows: _Rows, policy: 
     assert isinstance(how, LatentEncoding)
     series, times = encoding.series(newdata, k)
     new = np.flatnonzero(~rows.known[:, 0] & np.isfinite(times))
-    before, after, at = how.neighbours(series[new], times[new])
-    gaps = [np.where(state >= 0, np.abs(times[new] - at[state]), np.inf) for state in (before, after)]
-    found = conditional_state(facts.bridge, np.array(facts.rho), *gaps)
-    silent = np.isnan(found.before + found.after)
-    if silent.any():
-        raise _no_state(facts, times[new][silent], series[new][silent] < 0)
     unknown = np.zeros(len(times), dtype=np.bool_)
     unknown[new] = series[new] < 0
+    A, fresh = states_at(how, facts, series[new], times[new])
     _refuse(facts, unknown, policy)
     if policy == "sample" and unknown.any():
         raise DataError(
             f"{facts.text}: {int(unknown.sum())} rows are of a series that was not in the data of the fit, and "
             "new_levels='sample' draws independent levels only; simulate() draws series"
         )
-    out = rows.at_levels()
-    A = out.A + sum((_entries(new, s, w, out.A.shape) for s, w in zip((before, after), found, strict=False)), start=0)
-    out.fresh[new, 0] = np.sqrt(found.variance)
-    lost = np.flatnonzero(np.isnan(times))
-    return TermRows(
-        sp.csr_array(A + _entries(lost, lost * 0, np.full(len(lost), np.nan), out.A.shape)), out.fresh, unknown
-    )
+    out, lost = rows.at_levels(), np.flatnonzero(np.isnan(times))
+    out.fresh[new, 0] = fresh
+    place = sp.csr_array((np.ones(len(new)), (new, np.arange(len(new)))), shape=(len(times), len(new)))
+    missing = _entries(lost, lost * 0, np.full(len(lost), np.nan), out.A.shape)
+    return TermRows(sp.csr_array(out.A + place @ A + missing), out.fresh, unknown)
+
+
+def states_at(
+    how: LatentEncoding, facts: TermFacts, series: IntArray, times: FloatArray
+) -> tuple[sp.csr_array, FloatArray]:
+    """A (c, m) and standard deviations (c,) over sigma T, with A b + them the state of a series at each time.
+
+    DataError where the term says nothing about a time that has no state.
+    """
+    before, after, at = how.neighbours(series, times)
+    there = (after >= 0) & (at[after] == times)
+    before = np.where(there, -1, before)
+    gaps = [np.where(state >= 0, np.abs(times - at[state]), np.inf) for state in (before, after)]
+    w = np.where(there, 0.0, np.nan), np.where(there, 1.0, np.nan), np.where(there, 0.0, np.nan)
+    for part, found in zip(
+        w, conditional_state(facts.bridge, np.array(facts.rho), *(g[~there] for g in gaps)), strict=True
+    ):
+        part[~there] = found
+    silent = np.isnan(w[0] + w[1])
+    if silent.any():
+        raise _no_state(facts, times[silent], series[silent] < 0)
+    rows, shape = np.arange(len(times)), (len(times), facts.n_levels)
+    A = _entries(rows, before, w[0], shape) + _entries(rows, after, w[1], shape)
+    return sp.csr_array(A), np.sqrt(w[2])
 
 
 def _entries(rows: IntArray, states: IntArray, weights: FloatArray, shape: tuple[int, ...]) -> sp.csr_array:

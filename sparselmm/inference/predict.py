@@ -67,7 +67,7 @@ def predict(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Rows:
+class PredictionRows:
     """X (n, p), offset (n,), and what the rows see of each term, None for a term that is left out."""
 
     X: Any
@@ -79,10 +79,10 @@ class _Rows:
         random = (t.A @ bk.ravel() for t, bk in zip(self.terms, b, strict=True) if t is not None)
         return np.asarray(self.X @ beta + self.offset + sum(random, start=0.0))
 
-    def at(self, rows: Any) -> "_Rows":
+    def at(self, rows: Any) -> "PredictionRows":
         """Some of the rows."""
         terms = (t and TermRows(t.A[rows], t.fresh[rows], t.unknown[rows]) for t in self.terms)
-        return _Rows(self.X[rows], self.offset[rows], tuple(terms))
+        return PredictionRows(self.X[rows], self.offset[rows], tuple(terms))
 
     def variances(self, fit: "Fit") -> FloatArray:
         """Of the mean, over sigma^2; ModelError where a term does not say how an unknown level varies."""
@@ -107,21 +107,21 @@ def _terms(fit: "Fit", re: bool | str | Sequence[str]) -> list[bool]:
     return [t.name in names or t.describe() in names for t in terms]
 
 
-def _rows_used(fit: "Fit", wanted: list[bool]) -> _Rows:
+def _rows_used(fit: "Fit", wanted: list[bool]) -> PredictionRows:
     spec = fit.spec
     zeros = [(np.zeros((spec.n, t.n_effects)), np.zeros(spec.n, dtype=np.bool_)) for t in spec.terms]
     made = (TermRows(design_matrix(t), *z) if w else None for t, z, w in zip(spec.terms, zeros, wanted, strict=True))
-    return _Rows(spec.design, np.zeros(spec.n) if spec.offset is None else spec.offset, tuple(made))
+    return PredictionRows(spec.design, np.zeros(spec.n) if spec.offset is None else spec.offset, tuple(made))
 
 
-def _new_rows(fit: "Fit", newdata: Any, wanted: list[bool], policy: str) -> _Rows:
+def _new_rows(fit: "Fit", newdata: Any, wanted: list[bool], policy: str) -> PredictionRows:
     encoding = fit.spec.encoding
     if encoding is None:
         raise ModelError("a model from arrays cannot encode new rows: multiply your new X and Z with fixef and ranef")
     coded = encoding.random(newdata) if any(wanted) else [None] * len(wanted)
     facts = zip(coded, wanted, term_facts(fit), strict=True)
     terms = (term_rows(encoding, newdata, k, c, f, policy) if w else None for k, (c, w, f) in enumerate(facts))
-    return _Rows(encoding.fixed(newdata), encoding.offset(newdata), tuple(terms))
+    return PredictionRows(encoding.fixed(newdata), encoding.offset(newdata), tuple(terms))
 
 
 def term_facts(fit: "Fit") -> list[TermFacts]:
@@ -142,7 +142,7 @@ def _factors(fit: "Fit") -> list[FloatArray]:
     return [s.factor(part) for s, part in zip(parameters.structures, parts, strict=True)]
 
 
-def _drawn(fit: "Fit", newdata: Any, rows: _Rows, rng: np.random.Generator) -> FloatArray:
+def _drawn(fit: "Fit", newdata: Any, rows: PredictionRows, rng: np.random.Generator) -> FloatArray:
     """z b of the unknown levels, b ~ N(0, sigma^2 G) once for all rows of a level, (n,)."""
     out = np.zeros(len(rows.offset))
     for k, (T, part) in enumerate(zip(_factors(fit), rows.terms, strict=True)):

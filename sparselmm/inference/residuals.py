@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 
 from .._errors import ModelError
@@ -10,6 +11,7 @@ from .._typing import FloatArray
 from ..coefficients import Functionals
 from ..engines.threads import blas_threads
 from ..fixed import design_matrix
+from .genetics import prior_variances
 from .posterior import Posterior
 from .residual_scales import residual_scales
 
@@ -54,6 +56,29 @@ def leverage(fit: "Fit") -> FloatArray:
         if residual is None or not len(residual.later):
             return posterior.forms(K, K) / residual_scales(fit) ** 2
         return posterior.forms(K, K.combined(row_precision(fit)))
+
+
+def standardized_effects(fit: "Fit", group: str, effect: str) -> pd.Series:
+    """BLUPs of one effect over their own standard deviations, var(b_hat) = sigma^2 G x Q^-1 - var(b_hat - b); by level.
+
+    NaN where that is zero. Errors: ModelError for a term whose levels have no variance.
+    """
+    frame = fit.ranef(se="prediction")[group]
+    parameters, theta = fit.likelihood.parameters, fit.estimate.evaluation.theta
+    k, j = _place(fit, group, effect)
+    term, part = fit.spec.terms[k], parameters.rho_slices[k]
+    T = fit.sigma * parameters.structures[k].factor(parameters.parts(theta)[k])
+    variance = prior_variances(term, theta[part]) * float(T[j] @ T[j]) - frame[f"{effect}_se"].to_numpy() ** 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return pd.Series(np.where(variance > 0.0, frame[effect] / np.sqrt(variance), np.nan), frame.index, name=effect)
+
+
+def _place(fit: "Fit", group: str, effect: str) -> tuple[int, int]:
+    """Term and effect of a column of `ranef()`."""
+    for k, term in enumerate(fit.spec.terms):
+        if group in (term.name, term.describe()) and effect in term.effects:
+            return k, term.effects.index(effect)
+    raise ModelError(f"no effect '{effect}' of '{group}' in this model")
 
 
 def rows_used(fit: "Fit", posterior: Posterior) -> Functionals:

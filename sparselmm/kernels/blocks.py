@@ -6,13 +6,61 @@ from numba import njit
 from .._typing import FloatArray, IntArray
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def locate(indptr: IntArray, indices: IntArray, rows: IntArray, cols: IntArray, out: IntArray) -> None:
-    """out_t = position of entry (rows_t, cols_t) in a CSC pattern with sorted indices; -1 where absent."""
+    """out_t = position of entry (rows_t, cols_t) in a CSC pattern with sorted indices; -1 where absent or rows_t < 0.
+
+    Entries in the order of the pattern are found one behind the other; others by bisection.
+    """
+    k, col = np.int64(-1), np.int64(-1)
     for t in range(len(rows)):
+        if rows[t] < 0:
+            out[t] = -1
+            continue
         lo, hi = indptr[cols[t]], indptr[cols[t] + 1]
-        k = lo + np.searchsorted(indices[lo:hi], rows[t])
-        out[t] = k if k < hi and indices[k] == rows[t] else -1
+        k = k + 1 if cols[t] == col else lo
+        if k >= hi or indices[k] != rows[t]:
+            k = lo + np.searchsorted(indices[lo:hi], rows[t])
+        out[t], col = (k if k < hi and indices[k] == rows[t] else -1), cols[t]
+
+
+@njit(cache=True, nogil=True)
+def sort_entries(
+    rows: IntArray, cols: IntArray, by_row: IntArray, start: IntArray, indptr: IntArray, out: IntArray
+) -> int:
+    """CSC pattern of entries in any order, each once, those with rows_t < 0 left out; returns nnz.
+
+    Columns are listed row by row, then rows column by column, so they come out sorted in O(n + q). start, indptr:
+    (q+1,) zeros. by_row: (n,) workspace. out: (n,) gets the nnz row indices in its front.
+    """
+    q = len(start) - 1
+    for t in range(len(rows)):
+        if rows[t] >= 0:
+            start[rows[t] + 1] += 1
+            indptr[cols[t] + 1] += 1
+    for i in range(q):
+        start[i + 1] += start[i]
+        indptr[i + 1] += indptr[i]
+    free = start[:-1].copy()
+    for t in range(len(rows)):
+        if rows[t] >= 0:
+            by_row[free[rows[t]]] = cols[t]
+            free[rows[t]] += 1
+    free[:] = indptr[:-1]
+    for i in range(q):
+        for t in range(start[i], start[i + 1]):
+            c = by_row[t]
+            if free[c] == indptr[c] or out[free[c] - 1] != i:
+                out[free[c]] = i
+                free[c] += 1
+    nnz = 0
+    for c in range(q):
+        first, indptr[c] = indptr[c], nnz
+        for t in range(first, free[c]):
+            out[nnz] = out[t]
+            nnz += 1
+    indptr[q] = nnz
+    return nnz
 
 
 @njit(cache=True)

@@ -26,10 +26,7 @@ def products_without(null: NullModel, U: FloatArray, gone: BoolArray) -> tuple[P
     """
     rows = np.flatnonzero(gone)
     if U.shape[0] * (U.shape[1] + len(rows)) > LARGEST:
-        raise ModelError(
-            f"missing='drop': a marker is missing in {len(rows):,} of {len(U):,} rows, each a solve; use "
-            "missing='mean', or leave such markers out"
-        )
+        raise ModelError(f"missing in {len(rows):,} of {len(U):,} rows, each a solve: too many for missing='drop'")
     c = U.shape[1]
     J = np.zeros((len(U), len(rows)))
     J[rows, np.arange(len(rows))] = 1.0

@@ -37,7 +37,7 @@ class NullModel:
 
     def __init__(self, fit: Fit):
         spec = fit.spec
-        self.fit, self.spec = fit, spec
+        self.spec = spec
         self.at: Factorised = factorise(fit)
         likelihood, solution = self.at.likelihood, self.at.solution
         fixed = likelihood.products.fixed
@@ -126,10 +126,9 @@ class PeopleProducts:
 
     def __call__(self, raw: AnyArray, value: FloatArray) -> "Products":
         """raw (k, samples), value (k,) of missing genotypes."""
-        step, parts = max(1, SOLVED // max(self.m, self.null.ZL.shape[1])), []
         if self.families is not None:
-            quadratic, linear = self.families.products(raw, value, self.people, self.h)
-            return self._combine(quadratic, linear)
+            return self._combine(*self.families.products(raw, value, self.people, self.h))
+        step, parts = max(1, SOLVED // max(self.m, self.null.ZL.shape[1])), []
         with blas_threads(0.0):
             for first in range(0, len(raw), step):
                 G = np.empty((len(raw[first : first + step]), self.m))
@@ -211,16 +210,15 @@ def _families(of: PeopleProducts) -> Families | None:
 
 
 def _components(of: PeopleProducts) -> IntArray:
-    """Number of the family of each person, (m,): joined by the pattern of M, by levels in common, by residuals."""
-    equations, m = of.null.at.equations, of.m
-    rows, cols = equations.places()
-    A = sum((abs(c.A) for c in of.columns[1:]), start=abs(of.columns[0].A)).tocoo()
-    UWU = of.UWU[0].tocoo()
-    first = np.concatenate([UWU.row, m + A.row, m + rows])
-    second = np.concatenate([UWU.col, A.col, m + cols])
-    graph = sp.csr_array((np.ones(len(first)), (first, second)), shape=(m + equations.q,) * 2)
+    """Number of the family of each person, (m,): joined by M, by effects in common, by residuals; zeros join nobody."""
+    rows, cols = of.null.at.equations.places()
+    M = sp.coo_array((of.null.at.values(), (rows, cols)), shape=(of.null.ZL.shape[1],) * 2)
+    A = sum((abs(c.A) for c in of.columns[1:]), start=abs(of.columns[0].A))
+    UWU = sum((abs(x) for x in of.UWU[1:]), start=abs(of.UWU[0]))
+    graph = sp.csr_array(sp.block_array([[UWU, None], [A, M]]))
+    graph.eliminate_zeros()
     _, label = connected_components(graph, directed=False)
-    return np.unique(label[:m], return_inverse=True)[1].astype(np.int64)
+    return np.unique(label[: of.m], return_inverse=True)[1].astype(np.int64)
 
 
 def _block_columns(of: PeopleProducts, rank: IntArray, largest: int) -> list[list[FloatArray]]:

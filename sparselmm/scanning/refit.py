@@ -7,7 +7,6 @@ import numpy as np
 import scipy.sparse as sp
 from scipy import stats
 
-from .._errors import ModelError
 from .._typing import BoolArray, FloatArray
 from ..engines.threads import blas_threads
 from ..fitting import estimate
@@ -31,16 +30,14 @@ class Refitted:
 def refit_with(fit: Fit, U: FloatArray, names: Sequence[str], gone: BoolArray | None, test: str) -> Refitted:
     """The model of `fit` with the columns U (n, c) beside X, all variance parameters estimated again.
 
-    gone: (n,) rows that are left out, by a coefficient each; None for none. Errors: ModelError for such under ML, whose
-    likelihood is not that of the other rows.
+    gone: (n,) rows that are left out, by a coefficient each (under REML, whose likelihood is then that of the other
+    rows); None for none. Errors: those of a fit.
     """
     spec = fit.spec
     columns = tuple(f"marker {name}" for name in names)
     p = spec.X.shape[1]
     S, behind = spec.S, spec.fixed_names[p:]
     if gone is not None and gone.any():
-        if not fit.reml:
-            raise ModelError("missing='drop' with reestimate= needs a fit by REML; fit so, or impute by the mean")
         J = indicators(gone)
         S, behind = J if S is None else sp.hstack([S, J]), (*behind, *(f"row {i}" for i in np.flatnonzero(gone)))
     wider = replace(spec, X=np.hstack([spec.X, U]), S=S, fixed_names=(*spec.fixed_names[:p], *columns, *behind))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .._errors import ModelError
+from .._errors import DataError, ModelError, SparselmmError
 from .._typing import AnyArray, FloatArray
 from ..engines.threads import get_threads, parallel
 from ..kernels.families import mark_missing, marker_moments
@@ -18,11 +18,11 @@ from .gaps import products_without
 from .markers import MarkerBlock, MarkerSource, check_codes, open_markers
 from .people import align, covariates
 from .projection import NullModel, PeopleProducts
-from .refit import Refitted, refit_with
+from .refit import refit_with
 from .result import Scan
-from .store import Store, describe_fit
+from .store import Store, describe_fit, digest
 
-GENOTYPES = 64_000_000  # of a block: 64 MB in bytes
+GENOTYPES = 16_000_000  # of a block: 128 MB in floats, 16 in bytes
 INFINITE = "infinite values"
 
 
@@ -33,8 +33,11 @@ class Options:
     test: str
     missing: str
     reestimate: float | None
+    block: int | None = None
 
     def __post_init__(self) -> None:
+        if self.block is not None and not (isinstance(self.block, int) and self.block > 0):
+            raise ModelError(f"block={self.block!r}: a number of markers, or None")
         for name, value, allowed in (("test", self.test, TESTS), ("missing", self.missing, ("mean", "drop"))):
             if value not in allowed:
                 raise ModelError(f"{name}={value!r}: one of {', '.join(map(repr, allowed))}")
@@ -72,7 +75,7 @@ def scan(
     out: a folder for finished blocks; the same call continues an interrupted scan. block: markers of a block.
     Markers that cannot be tested have NaN and a `reason`. Errors: DataError, ModelError.
     """
-    options = Options(test, missing, reestimate)
+    options = Options(test, missing, reestimate, block)
     source = open_markers(genotypes, samples, markers)
     traits = [_Trait(name, fits, source, sample, interact, options) for name, fits in _traits(fit)]
     size = block or max(1, min(4096, GENOTYPES // max(1, source.n_samples)))
@@ -87,6 +90,8 @@ def scan(
                     store.save(number, table)
             tables.append(table)
             advance(len(part.raw))
+    if not tables:
+        raise DataError("the genotypes have no markers")
     suffixes = ("", *(f"_{name}" for name in traits[0].interactions))
     return Scan(pd.concat(tables, ignore_index=True), tuple(t.name for t in traits), suffixes)
 
@@ -113,6 +118,7 @@ def _manifest(traits: Sequence["_Trait"], source: MarkerSource, options: Options
         "genotypes": source.fingerprint(),
         "options": [options.test, options.missing, options.reestimate, size],
         "interactions": list(traits[0].interactions),
+        "sample": [t.rows for t in traits],
     }
 
 
@@ -139,6 +145,13 @@ class _Trait:
         """Digests of the fits."""
         fits = self._fits
         return describe_fit(fits) if isinstance(fits, Fit) else {k: describe_fit(f) for k, f in fits.items()}
+
+    @property
+    def rows(self) -> str:
+        """A digest of which row belongs to which sample, and of the covariates."""
+        assert self._at is not None
+        null = self._at[1]
+        return digest(null.codes, null.people, null.X)
 
     def table(self, block: MarkerBlock) -> pd.DataFrame:
         """Rows of a block, in its order."""
@@ -174,6 +187,8 @@ class _Null:
     """One null model with its people: a block of markers -> a table."""
 
     def __init__(self, fit: Fit, source: MarkerSource, sample: Any, interact: Any, options: Options):
+        if options.missing == "drop" and options.reestimate is not None and not fit.reml:
+            raise ModelError("missing='drop' with reestimate= needs a fit by REML; fit so, or impute by the mean")
         self.fit, self.options = fit, options
         self.codes, self.people = align(fit, sample, source.samples, source.n_samples)
         self.X, names = covariates(fit.spec, interact)
@@ -190,14 +205,14 @@ class _Null:
         found = statistics(self.products(block.raw, value), self.null.ss, self.df, self.sigma2)
         if self.options.missing == "drop":
             for k in np.flatnonzero((reason == "") & (known < len(self.people))).tolist():
-                self._without(block.raw[k], k, found)
+                reason[k] = self._without(block.raw[k], k, found)
         out = [found.beta, found.se, found.p_effect]
         for array in (*out, found.statistic, found.p):
             array[reason != ""] = np.nan
         reason[(reason == "") & np.isnan(found.p)] = CONFOUNDED
         table = block.info.reset_index(drop=True).assign(n=known, mean=np.where(known > 0, mean, np.nan))
         table = table.assign(**self._effects(*out), statistic=found.statistic, p_value=found.p, reason=reason)
-        return table if self.options.reestimate is None else table.assign(**self._again(block.raw, mean, found.p))
+        return table if self.options.reestimate is None else self._again(table, block.raw, mean)
 
     def _effects(self, beta: FloatArray, se: FloatArray, p: FloatArray) -> dict[str, FloatArray]:
         """Columns `effect`, `se` and those of interactions; with these also `p_effect`, of each alone."""
@@ -226,28 +241,34 @@ class _Null:
         g = np.where(gone, mean, raw[self.people].astype(np.float64))
         return g[self.codes][:, None] * self.X, gone[self.codes]
 
-    def _without(self, raw: AnyArray, k: int, found: Statistics) -> None:
-        """Marker k's statistics without the people whose genotype is missing, in place."""
+    def _without(self, raw: AnyArray, k: int, found: Statistics) -> str:
+        """Marker k's statistics without the people whose genotype is missing, in place; why there are none, or ""."""
         U, gone = self._columns(raw, 0.0)
-        products, ss, rank = products_without(self.null, U, gone)
+        try:
+            products, ss, rank = products_without(self.null, U, gone)
+        except ModelError as error:
+            return str(error)
         alone = statistics(products, np.array([ss]), np.array([self.df - rank]), self.sigma2)
         for name in Statistics.__slots__:
             getattr(found, name)[k] = getattr(alone, name)[0]
+        return ""
 
-    def _again(self, raw: AnyArray, mean: FloatArray, p: FloatArray) -> dict[str, AnyArray]:
-        """Columns of the models with variance parameters of their own, NaN where the p-value is not below the limit."""
-        assert self.options.reestimate is not None
-        hits, drop = np.flatnonzero(p < self.options.reestimate), self.options.missing == "drop"
-        kinds = ("effect", "se")
-        out = {f"{kind}_lmm{s}": np.full(len(p), np.nan) for s in self.suffixes for kind in kinds}
-        out |= {"statistic_lmm": np.full(len(p), np.nan), "p_lmm": np.full(len(p), np.nan)}
-        for k in hits:
+    def _again(self, table: pd.DataFrame, raw: AnyArray, mean: FloatArray) -> pd.DataFrame:
+        """With columns of models with variance parameters of their own, NaN where p_value is not below the limit."""
+        drop = self.options.missing == "drop"
+        names = [f"{kind}_lmm{s}" for s in self.suffixes for kind in ("effect", "se")]
+        names += ["statistic_lmm", "p_lmm"]
+        out, reason = np.full((len(table), len(names)), np.nan), table["reason"].to_numpy(dtype=object, copy=True)
+        for k in np.flatnonzero(table["p_value"] < self.options.reestimate).tolist():
             U, gone = self._columns(raw[k], 0.0 if drop else float(mean[k]))
-            again: Refitted = refit_with(self.fit, U, self.suffixes, gone if drop else None, self.options.test)
-            for j, s in enumerate(self.suffixes):
-                out[f"effect_lmm{s}"][k], out[f"se_lmm{s}"][k] = again.beta[j], again.se[j]
-            out["statistic_lmm"][k], out["p_lmm"][k] = again.statistic, again.p
-        return out
+            try:
+                again = refit_with(self.fit, U, self.suffixes, gone if drop else None, self.options.test)
+            except SparselmmError as error:
+                reason[k] = f"re-estimation: {error}"
+                continue
+            out[k] = *np.column_stack([again.beta, again.se]).ravel(), again.statistic, again.p
+            reason[k] = "" if again.converged else "re-estimation did not converge"
+        return table.assign(reason=reason, **dict(zip(names, out.T, strict=True)))
 
 
 @contextmanager

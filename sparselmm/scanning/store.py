@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from .._errors import DataError
+from .._typing import AnyArray
 from ..results import Fit
 from .result import read_parquet, write_parquet
 
 MANIFEST, FORMAT, VERSION = "manifest.json", "sparselmm scan", 1
-DIGITS = 6  # of theta and sigma: the same fit on another machine agrees to more
+SAME_FIT = 1e-5  # relative, of theta and sigma: the same fit on another machine or with other threads is closer
 
 
 class Store:
@@ -68,22 +69,39 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 def _check_same(found: Mapping[str, Any], own: Mapping[str, Any], folder: Path) -> None:
     """DataError naming what differs."""
     for key in own:
-        if found.get(key) != own[key]:
+        if not _same(found.get(key), own[key]):
             raise DataError(
                 f"{folder} has a scan with another {key} ({found.get(key)} there, {own[key]} here); continue with the "
                 "same null model, genotypes and options, or give a new folder out="
             )
 
 
-def describe_fit(fit: Fit) -> str:
-    """A digest of the null model: rows, response, design, and its parameters to some digits."""
-    spec, digest = fit.spec, hashlib.sha256()
-    for array in (spec.y, spec.X, spec.weights, spec.offset):
-        digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
-    for term in spec.terms:
-        digest.update(term.describe().encode())
-        digest.update(term.Z.tobytes() if isinstance(term.Z, np.ndarray) else term.Z.data.tobytes())
-    parameters = [f"{x:.{DIGITS}g}" for x in (*fit.estimate.evaluation.theta, fit.sigma)]
-    return (
-        f"{spec.formula or 'arrays'}; {fit.nobs} rows; theta, sigma {' '.join(parameters)}; {digest.hexdigest()[:16]}"
-    )
+def describe_fit(fit: Fit) -> dict[str, Any]:
+    """What a null model is: formula, a digest of response and design, parameters."""
+    spec = fit.spec
+    designs = [t.Z if isinstance(t.Z, np.ndarray) else t.Z.data for t in spec.terms]
+    columns = [t.columns for t in spec.terms]
+    return {
+        "formula": spec.formula or "from arrays",
+        "rows": digest(spec.y, spec.X, spec.weights, spec.offset, *designs, *columns),
+        "theta, sigma": [*fit.estimate.evaluation.theta.tolist(), fit.sigma],
+    }
+
+
+def digest(*arrays: AnyArray | None) -> str:
+    """SHA-256 of arrays and their shapes."""
+    out = hashlib.sha256()
+    for array in arrays:
+        out.update(b"none" if array is None else str(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+    return out.hexdigest()
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Equal, floats to SAME_FIT."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, float) and isinstance(b, float):
+        return abs(a - b) <= SAME_FIT * max(abs(a), abs(b), SAME_FIT)
+    return bool(a == b)

@@ -10,6 +10,7 @@ from sparselmm.kernels.blocks import (
     add_to_diagonals,
     half_moment,
     locate,
+    sort_entries,
     times_transposed,
 )
 
@@ -90,3 +91,17 @@ def test_half_moment(rng, with_blocks):
     half = half_moment(0, 4, *args) + half_moment(4, len(rows), *args)
     expected = np.einsum("lm,lac,mbc->ab", K, f, f) + with_blocks * np.einsum("lm,lamb->ab", K, H)
     np.testing.assert_allclose(half + half.T, expected, rtol=RTOL, atol=RTOL)
+
+
+def test_sort_entries_each_once(rng):
+    """Entries of a lower triangle in any order, some twice, some left out, against scipy."""
+    q, n = 30, 200
+    one, two = rng.integers(0, q, n), rng.integers(0, q, n)
+    rows, cols = np.maximum(one, two), np.minimum(one, two)
+    rows[::9] = -1
+    start, indptr, out = np.zeros(q + 1, np.int64), np.zeros(q + 1, np.int64), np.empty(n, np.int64)
+    nnz = sort_entries(rows, cols, np.empty(n, np.int64), start, indptr, out)
+    there = rows >= 0
+    expected = sp.csc_array((np.ones(there.sum()), (rows[there], cols[there])), shape=(q, q))
+    expected.sort_indices()
+    assert indptr.tolist() == expected.indptr.tolist() and out[:nnz].tolist() == expected.indices.tolist()

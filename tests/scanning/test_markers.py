@@ -1,5 +1,6 @@
 """Where genotypes come from: every source gives the same table; files that are corrupt say so."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,12 @@ def test_every_marker_of_a_real_file_is_the_dense_computation():
     error = np.abs(table.effect - beta) / np.maximum(np.abs(beta), se)
     assert error[varies].max() < EXACT_RTOL
     np.testing.assert_allclose(table.se[varies], se[varies], rtol=EXACT_RTOL)
+
+
+def test_without_bed_reader_the_error_says_what_to_install(null, prefix, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bed_reader", None)
+    with pytest.raises(slm.ModelError, match=r'pip install "sparselmm\[plink\]"'):
+        slm.scan(null, prefix, sample="id")
 
 
 def test_opening_reads_no_genotypes(prefix):

@@ -9,14 +9,15 @@ import scipy.sparse as sp
 from scipy import stats
 
 import sparselmm as slm
-from sparselmm.scanning import projection
+from sparselmm.scanning import gaps, projection, run
 from tests import naive
 from tests.scanning.simulated import dense_marker, indicator, people, study
 
 EXACT_RTOL = 1e-9  # explicit inverses of n x n matrices on the other side
 SAME_RTOL = 1e-12  # the same sums, blocked otherwise
 FIT_RTOL = 1e-5  # two searches, each within 1e-5 standard errors of the optimum
-UNTESTED = [4, 5]  # markers of `study` without variation, and without a genotype
+REASONS = {4: "no variation", 5: "no genotype is known"}  # of markers of `study`
+UNTESTED = list(REASONS)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_every_marker_is_the_textbooks(made, request, which, missing, interact, 
 
 def test_markers_that_cannot_be_tested_have_a_reason(made, null):
     table = slm.scan(null, made.frame, sample="id").table
-    assert table.reason.tolist() == [{4: "no variation", 5: "no genotype is known"}.get(j, "") for j in range(12)]
+    assert table.reason.tolist() == [REASONS.get(j, "") for j in range(12)]
     assert table.loc[UNTESTED, ["effect", "se", "statistic", "p_value"]].isna().all(axis=None)
 
 
@@ -115,6 +116,22 @@ def test_which_models_fall_into_families(made, null, family_null):
 
     assert families(null) is None
     assert families(family_null).sizes.tolist() == [3] and families(family_null).counts.tolist() == [25]
+
+
+def test_a_variance_of_zero_joins_nobody(made):
+    """Centres that do not matter leave families alone; the numbers are those without them."""
+    Q = slm.Known(made.K, kind="covariance", levels=made.ids)
+    formula, held = "y ~ x + known(1 | id, Q)", {"sd_known(Intercept)|id": 0.9, "sigma": 1.1}
+    alone = slm.lmm(formula, made.data, context={"Q": Q}, fixed=held)
+    both = slm.lmm(formula + " + (1 | centre)", made.data, context={"Q": Q}, fixed=held | {"sd_Intercept|centre": 0.0})
+    rows = people(made.data)
+    whole = projection.PeopleProducts(
+        projection.NullModel(both), rows, np.arange(len(made.ids)), np.ones((len(rows), 1))
+    )
+    assert whole.families is not None
+    pd.testing.assert_frame_equal(
+        *(slm.scan(fit, made.frame, sample="id").table for fit in (both, alone)), rtol=EXACT_RTOL
+    )
 
 
 STRUCTURED = {
@@ -272,6 +289,8 @@ def test_rows_in_the_order_of_samples_and_dropped_rows():
         ({"reestimate": 2.0}, slm.ModelError, "reestimate=2.0"),
         ({"interact": "age"}, slm.ModelError, "no coefficient 'age'; there are Intercept, x"),
         ({"interact": {"z": [1.0]}}, slm.DataError, "'z' must be 150 finite numbers"),
+        ({"block": -4}, slm.ModelError, "block=-4"),
+        ({"genotypes": np.zeros((75, 0)), "samples": [f"p{i}" for i in range(75)]}, slm.DataError, "no markers"),
         ({"fit": []}, slm.ModelError, "an empty list"),
         ({"fit": [3]}, slm.ModelError, "a fitted model, a list"),
     ],
@@ -299,6 +318,22 @@ def test_dropping_under_ml_cannot_be_reestimated(made):
     fit = slm.lmm("y ~ x + (1 | id)", made.data, reml=False)
     with pytest.raises(slm.ModelError, match="needs a fit by REML"):
         slm.scan(fit, made.frame, sample="id", missing="drop", reestimate=1.0)
+
+
+def test_what_fails_for_one_marker_is_its_reason(made, null, monkeypatch):
+    monkeypatch.setattr(gaps, "LARGEST", 0)
+    table = slm.scan(null, made.frame, sample="id", missing="drop").table
+    gappy = np.isnan(made.genotypes).any(axis=0) & ~np.isnan(made.genotypes).all(axis=0)
+    gappy[4] = False
+    assert gappy.any() and table.reason[gappy].str.fullmatch(r"missing in \d+ of 150 rows.*'drop'").all()
+    assert table.p_value[gappy].isna().all() and (table.reason[~gappy].isin(["", *REASONS.values()])).all()
+
+    def refuse(*arguments):
+        raise slm.ModelError("no way")
+
+    monkeypatch.setattr(run, "refit_with", refuse)
+    table = slm.scan(null, made.frame, sample="id", reestimate=1.0).table
+    assert table.reason[0] == "re-estimation: no way" and table.p_value.notna()[0] and table.p_lmm.isna().all()
 
 
 def test_lambda_gc_is_the_median_over_its_expectation(made, null):

@@ -1,6 +1,7 @@
 """Scans that are interrupted and continued; what a folder of finished blocks refuses."""
 
 import json
+import sys
 
 import pandas as pd
 import pytest
@@ -68,6 +69,24 @@ def test_another_model_other_markers_or_options_are_refused(made, null, tmp_path
     ):
         with pytest.raises(slm.DataError, match=what):
             slm.scan(fit, frame, sample="id", out=out, **options)
+
+
+def test_rows_that_belong_to_other_samples_are_refused(made, null, tmp_path):
+    slm.scan(null, made.frame, sample="id", out=tmp_path / "scan")
+    with pytest.raises(slm.DataError, match="another sample"):
+        slm.scan(null, made.frame, sample=made.data.id[::-1], out=tmp_path / "scan")
+
+
+def test_the_same_model_fitted_again_goes_on(made, null, tmp_path):
+    first = slm.scan(null, made.frame, sample="id", out=tmp_path / "scan").table
+    again = slm.lmm("y ~ x + (1 | id)", made.data, start=null.theta * 1.5)
+    pd.testing.assert_frame_equal(slm.scan(again, made.frame, sample="id", out=tmp_path / "scan").table, first)
+
+
+def test_without_pyarrow_the_error_says_what_to_install(made, null, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(slm.ModelError, match=r'pip install "sparselmm\[arrow\]"'):
+        slm.scan(null, made.frame, sample="id", out=tmp_path / "scan")
 
 
 def test_blocks_of_an_iterator_must_come_again(made, null, tmp_path):
