@@ -22,6 +22,7 @@ class DenseLikelihood:
     """-2 log-likelihood or REML criterion as a function of theta, by the marginal covariance V (n x n)."""
 
     engine_name = "dense"
+    rounding = 0.0
 
     def __init__(self, spec: ModelSpec):
         for term in spec.terms:

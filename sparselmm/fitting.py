@@ -83,7 +83,8 @@ def estimate(
             x = shortened(evaluate, chart, x)
         if start is None:
             x = best_start(evaluate, chart, x)
-        options = replace(options, radius=max(options.radius, 0.7 * float(np.linalg.norm(x))))
+        radius = max(options.radius, 0.7 * float(np.linalg.norm(x)))
+        options = replace(options, radius=radius, rounding=max(options.rounding, likelihood.rounding))
         optimum = search(evaluate, chart, x, options, report)
         x = optimum.x
         _check_bounded(likelihood, chart, optimum, reml)
