@@ -93,6 +93,21 @@ class Fit(_Shapes):
         slm.lmm(*self.given, **self.options)
 
 
+class Predict(_Shapes):
+    """Predictions of all rows with their standard errors, from the table."""
+
+    def setup(self, shape):
+        warm_up(shape)
+        self.fit, self.table = model(shape).fit(), arguments(shape)[0][1]
+        self.fit.predict(se=True)
+
+    def time_predict(self, shape):
+        self.fit.predict(self.table, se=True)
+
+    def peakmem_predict(self, shape):
+        self.fit.predict(self.table, se=True)
+
+
 class Facts(_Shapes):
     """What a faster version must leave alone, or lower."""
 

@@ -176,10 +176,10 @@ class _Rows:
     @cached_property
     def order(self) -> IntArray:
         """(n,), or (0,) where the rows are in that order already."""
-        Z, m = self.design.term.Z, self.design.term.n_levels
+        Z = self.design.term.Z
         if self.design.sorted:
             return np.zeros(0, dtype=np.int64)
-        counting_sort(np.arange(len(Z)), Z, np.zeros(m + 1, dtype=np.int64), out := np.empty_like(Z))
+        kernels.rows_by_level(Z, self.start[:-1].copy(), out := np.empty_like(Z))
         return out
 
     def cross(self, left: Design, k: int, j: int) -> Block:

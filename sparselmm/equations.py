@@ -63,15 +63,9 @@ def cross_products(spec: ModelSpec) -> CrossProducts:
         banded = Banded(spec.residual, [d.entries(root) for d in designs], root[:, None] * V)
         blocks, Zxy, xy = _banded_products(banded)
         return CrossProducts(spec.n, fixed, bases, blocks, Zxy, xy, sum_log_weights, banded)
-    return CrossProducts(
-        n=spec.n,
-        fixed=fixed,
-        bases=bases,
-        blocks=cross_blocks(designs),
-        Zxy=tuple(d.sums(V) for d in designs),
-        xy=np.sum(by_pieces(gram, row_pieces(spec.n), V, weights), axis=0),
-        sum_log_weights=sum_log_weights,
-    )
+    Zxy, xy = tuple(d.sums(V) for d in designs), np.sum(by_pieces(gram, row_pieces(spec.n), V, weights), axis=0)
+    del V  # the pairs of levels need room
+    return CrossProducts(spec.n, fixed, bases, cross_blocks(designs), Zxy, xy, sum_log_weights)
 
 
 def _banded_products(banded: Banded) -> tuple[tuple[Block, ...], tuple[FloatArray, ...], FloatArray]:

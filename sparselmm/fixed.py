@@ -143,7 +143,9 @@ def fixed_design(spec: ModelSpec, weights: FloatArray) -> tuple[FixedDesign, Flo
     fixed = FixedDesign(kept, dropped, used, confounded, R, B, C, np.zeros(0), np.zeros(0), diffuse)
     V = np.empty((spec.n, fixed.p + 1))
     basis = _basis_into(spec, fixed, V[:, :-1])
-    fixed, V[:, -1] = take_off(spec, fixed, basis, weights)
+    fixed, y = take_off(spec, fixed, basis, weights, V[:, -1])
+    if y.base is not V:
+        V[:, -1] = y
     return fixed, V
 
 
@@ -158,10 +160,13 @@ def _basis_into(spec: ModelSpec, fixed: FixedDesign, out: FloatArray) -> FloatAr
 
 
 def take_off(
-    spec: ModelSpec, fixed: FixedDesign, basis: FloatArray, weights: FloatArray
+    spec: ModelSpec, fixed: FixedDesign, basis: FloatArray, weights: FloatArray, out: FloatArray | None = None
 ) -> tuple[FixedDesign, FloatArray]:
-    """The response less its projection on the fixed effects, (n,), and `fixed` with the coefficients of that."""
-    y = spec.y.copy() if spec.offset is None else spec.y - spec.offset
+    """`fixed` with the coefficients of the response on the fixed effects, and what they leave of it, (n,).
+
+    out: (n,) memory for the latter where there is no sparse column.
+    """
+    y = np.subtract(spec.y, 0.0 if spec.offset is None else spec.offset, out=out)
     start = _residualise(y, spec.X, fixed, basis, weights)
     if fixed.diffuse is None:
         return replace(fixed, start=start), y

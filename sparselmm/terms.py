@@ -197,7 +197,7 @@ def check_residual(residual: FloatArray, p: int, spec: ModelSpec) -> None:
         s = "" if p == 1 else "s"
         sizes = f"{p} fixed effect{s} for {spec.n} observation{s}"
         raise ModelError(f"{sizes}: nothing is left to estimate sigma; drop some columns")
-    if np.sqrt(np.mean(residual**2)) <= ROUNDING * np.abs(spec.y).max():
+    if np.sqrt(residual @ residual / spec.n) <= ROUNDING * max(spec.y.max(), -spec.y.min()):
         raise ModelError(
             f"the fixed effects fit the response '{spec.response}' exactly: nothing is left to estimate variances from"
         )

@@ -17,7 +17,7 @@ LAYERS = {
     **dict.fromkeys(["kernels"], 1),
     **dict.fromkeys(["structures", "engines", "closed_form", "datasets"], 2),
     **dict.fromkeys(["terms"], 3),
-    **dict.fromkeys(["banded"], 3),
+    **dict.fromkeys(["banded", "mapping"], 3),
     **dict.fromkeys(["fixed", "designs"], 3.5),
     **dict.fromkeys(["formula", "equations"], 4),
     **dict.fromkeys(["coefficients", "marginal", "parameters", "residual_score", "likelihood", "dense", "start"], 5),

@@ -35,6 +35,18 @@ def set_threads(n: int | None) -> None:
     _chosen = n
 
 
+@contextmanager
+def default_threads(n: int) -> Iterator[None]:
+    """n threads inside, where nobody asked for another number."""
+    global _chosen
+    before = _chosen
+    _chosen = _asked() or n
+    try:
+        yield
+    finally:
+        _chosen = before
+
+
 def get_threads() -> int:
     """Threads that kernels use."""
     return _asked() or _cores()

@@ -84,8 +84,9 @@ class Posterior:
                 out[rows], open_rows[rows] = _on_pattern(A[rows], B[rows], equations.pattern, entries)
         left = np.flatnonzero(open_rows)
         for block in blocks(left, A.shape[1]):
-            X = self.inverse.solve(np.ascontiguousarray(B[block].T.toarray()))
-            out[block] = np.asarray(A[block].multiply(sp.csr_array(X.T)).sum(axis=1)).ravel()
+            X, rows = self.inverse.solve(np.ascontiguousarray(B[block].T.toarray())), A[block]
+            row = np.repeat(np.arange(len(block)), np.diff(rows.indptr))
+            out[block] = np.bincount(row, rows.data * X[rows.indices, row], minlength=len(block))
         return out
 
 

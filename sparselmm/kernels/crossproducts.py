@@ -52,6 +52,14 @@ def level_sums(
 
 
 @njit(cache=True, nogil=True)
+def rows_by_level(codes: IntArray, free: IntArray, out: IntArray) -> None:
+    """out (n,) = the rows in the order of their levels; free (m,) = the first place of each level, moved on."""
+    for i in range(len(codes)):
+        out[free[codes[i]]] = i
+        free[codes[i]] += 1
+
+
+@njit(cache=True, nogil=True)
 def nested_in(fine: IntArray, coarse: IntArray, parent: IntArray) -> bool:
     """Whether every level of `fine` lies within one of `coarse`; parent (levels of fine,), -1 at the start, gets it."""
     for i in range(len(fine)):

@@ -85,7 +85,8 @@ def bracketed_newton(
     for _ in range(MAX_STEPS):
         low, high = (low, t) if first > 0.0 else (t, high)
         trial = t - first / second if second > 0.0 else low
-        if not low < trial < high:
+        near = second > 0.0 and abs(trial - t) <= TOLERANCE * (1.0 + t)  # at an end of the bracket, but for rounding
+        if not (near or low < trial < high):
             trial = 0.5 * (low + high)
         step, t = trial - t, trial
         phi, value, first, second = penalised(t, s2, rest, lam, d, nu, scale, prior)

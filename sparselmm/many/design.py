@@ -1,6 +1,6 @@
 """What all responses share: rows, fixed design, random terms; and a block of responses with X taken out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -10,13 +10,14 @@ import scipy.linalg as sla
 import scipy.sparse as sp
 
 from .._errors import DataError, ModelError
-from .._typing import FloatArray, IntArray
+from .._typing import AnyArray, FloatArray, IntArray
 from ..equations import CrossProducts, cross_products
 from ..parameters import Parameters
 from ..structures import Precision
 from ..terms import ModelSpec, RandomTerm
 
 SEED = 5  # of the stand-in for the response, which no result depends on
+TILE, SMALL_TILE, MANY_ROWS = 64, 8, 100_000  # columns of a product: 50 MB at most
 CONSTANT_ATOL = 1e-12  # a combination of columns of X this close to one in every row is a constant
 
 
@@ -92,7 +93,18 @@ class Block:
 
 
 def residualise(design: Design, Y: FloatArray) -> Block:
-    """Least squares of each column of Y (n, v), which is overwritten, on X: twice, for what rounding left.
+    """Least squares of each column of Y (n, v), which is overwritten, on X."""
+    v = Y.shape[1]
+    ss, beta = np.empty(v), np.empty((design.p, v))
+    for part, tile in _tiles(Y):
+        values, coefficients = _take_off(design, tile)
+        width = part.stop - part.start
+        Y[:, part], ss[part], beta[:, part] = tile[:, :width], values[:width], coefficients[:, :width]
+    return Block(Y, ss, beta)
+
+
+def _take_off(design: Design, Y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """sum w residual^2 (v,) and beta (p, v); Y becomes the residual: twice, for what rounding left.
 
     The mean goes first where X spans a constant: y = 1e9 + noise loses it exactly.
     """
@@ -108,7 +120,29 @@ def residualise(design: Design, Y: FloatArray) -> Block:
         step = weighted @ Y
         Y -= design.basis @ step
         beta += step
-    return Block(Y, np.einsum("ij,ij,i->j", Y, Y, design.weights, optimize=False), beta)
+    return np.einsum("ij,ij,i->j", Y, Y, design.weights, optimize=False), beta
+
+
+def by_rows(A: FloatArray, M: AnyArray) -> FloatArray:
+    """A @ M, (v, l), each row in a product of its own: its bits do not depend on the others."""
+    return np.asarray(np.matmul(A[:, None], M)[:, 0])
+
+
+def by_tiles(A: FloatArray, Y: FloatArray) -> FloatArray:
+    """A @ Y, (a, v), its transpose contiguous; a column's bits do not depend on those beside it."""
+    out = np.empty((Y.shape[1], len(A)))
+    for part, tile in _tiles(Y):
+        out[part] = (A @ tile).T[: part.stop - part.start]
+    return out.T
+
+
+def _tiles(Y: FloatArray) -> Iterator[tuple[slice, FloatArray]]:
+    """Copies of columns, all of one width, the last filled up: what BLAS makes of a column changes with the shape."""
+    (n, v), size = Y.shape, TILE if len(Y) <= MANY_ROWS else SMALL_TILE
+    for lo in range(0, v, size):
+        part, tile = slice(lo, min(lo + size, v)), np.zeros((n, size))
+        tile[:, : part.stop - lo] = Y[:, part]
+        yield part, tile
 
 
 def term_matrix(term: RandomTerm) -> sp.csr_array:

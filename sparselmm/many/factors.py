@@ -6,7 +6,7 @@ import numpy as np
 
 from .._typing import FloatArray, IntArray
 from ..structures import Covariance
-from .design import Design
+from .design import Design, by_rows
 
 
 class Factors:
@@ -32,11 +32,11 @@ class Factors:
 
     def theta(self, x: FloatArray) -> FloatArray:
         """theta (v, k) from the search's coordinates."""
-        return x @ self.inverse.T
+        return by_rows(x, self.inverse.T)
 
     def coordinates(self, theta: FloatArray) -> FloatArray:
         """And back."""
-        return theta @ self.scaling.T
+        return by_rows(theta, self.scaling.T)
 
     def factors(self, theta: FloatArray) -> FloatArray:
         """basis T, (v, K, R, R)."""

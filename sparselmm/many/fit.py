@@ -11,12 +11,13 @@ from .._errors import DataError, FormulaError, ModelError
 from .._typing import FloatArray, IntArray
 from ..formula import build_spec
 from ..formula.table import open_table
+from ..mapping import map_blocks
 from ..terms import ModelSpec
 from .blocks import Fitter, complete, fit_block, fit_together, make_fitter
 from .design import Design, contrast_matrix, residualise
 from .estimates import Estimates, concatenate
 from .general import is_general
-from .responses import CELLS, Source, match, open_responses
+from .responses import CELLS, Source, match, open_responses, regroup
 from .result import ManyFits
 from .shrunk import fit_prior, profiles, shrunken
 from .spectral import Spectral, is_one_ratio
@@ -39,6 +40,8 @@ def lmm_many(
     contrasts: Mapping[str, Any] | None = None,
     samples: str | None = None,
     layer: str | None = None,
+    block: int | None = None,
+    client: Any = None,
 ) -> ManyFits:
     """Fit one model to every column of Y: `lmm_many("~ age + trt + (1 | donor)", samples, Y)`.
 
@@ -49,6 +52,8 @@ def lmm_many(
     "shrunk": its own, with a prior on the log ratio that all responses give. contrasts: name -> {coefficient: weight}.
     samples: the column of labels by which the rows of `data` and of Y are matched; without it the index of both, if
     they have one. A response that cannot be fitted gets NaN and a `reason`, and nothing else changes.
+    block: responses of a block, by default what 32 MB hold. client: a `dask.distributed.Client` over whose workers
+    the blocks go; the numbers are the same.
     Errors: SparselmmError and its children.
     """
     if mode not in MODES:
@@ -59,7 +64,8 @@ def lmm_many(
     design = Design(spec, contrast_matrix(contrasts, spec.fixed_names))
     if own is not None:
         own = check_weights(own, source, design, keep)
-    run = _Run(design, source, keep, reml, own)
+    size = block_size(design) if block is None else check_size(block)
+    run = _Run(design, source, keep, reml, own, size, client)
     names, estimates, extra = {"per-response": run.each, "common": run.common, "shrunk": run.shrunk}[mode]()
     return ManyFits(spec, design, names, tuple(contrasts or ()), estimates, reml, mode, extra)
 
@@ -87,6 +93,13 @@ def check_weights(weights: FloatArray, source: Source, design: Design, keep: Int
             "give one weight a sample"
         )
     return weights
+
+
+def check_size(block: Any) -> int:
+    """Errors: ModelError."""
+    if not isinstance(block, (int, np.integer)) or block < 1:
+        raise ModelError(f"block={block!r}: a whole number of responses from 1 on, or None")
+    return int(block)
 
 
 def block_size(design: Design) -> int:
@@ -149,29 +162,29 @@ def _labels(data: Any, table: Any, samples: str | None) -> pd.Index | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Run:
-    """The three modes. own: (v, n) weights of each response, or None."""
+    """The three modes. own: (v, n) weights of each response, or None. size: responses of a block."""
 
     design: Design
     source: Source
     keep: IntArray | None
     reml: bool
     own: FloatArray | None
+    size: int
+    client: Any
 
     def each(self, fitter: Fitter | None = None) -> Outcome:
         """Every response at its own optimum, block by block."""
         fitter = make_fitter(self.design, self.reml, self.own is not None) if fitter is None else fitter
-        names, parts, done = [], [], 0
-        for labels, Y in self._blocks():
-            own = None if self.own is None else self.own[done : done + Y.shape[1]]
-            names.append(labels)
-            parts.append(fit_block(self.design, fitter, Y, self.reml, own))
-            done += Y.shape[1]
-        if not parts:
+        found = list(map_blocks(_fit, (self.design, fitter, self.reml), self._with_weights(), self.client))
+        if not found:
             raise DataError("Y has no responses")
-        return names[0].append(names[1:]), concatenate(parts), {}
+        names = [labels for labels, _ in found]
+        return names[0].append(names[1:]), concatenate([part for _, part in found]), {}
 
     def common(self) -> Outcome:
         """All responses at one V."""
+        if self.client is not None:
+            raise ModelError("mode='common' is one search over all responses, nothing for a client: leave it out")
         if self.own is not None:
             raise ModelError("mode='common' has one V for all responses: give one weight a sample, not one a cell")
         blocks = list(self._blocks())
@@ -185,10 +198,25 @@ class _Run:
         if self.source.names is None:
             raise DataError("mode='shrunk' reads Y twice: give it in memory, not as an iterator of blocks")
         fitter = Spectral(self.design, self.reml)
-        found = [profiles(fitter, residualise(self.design, Y[:, complete(Y)])) for _, Y in self._blocks()]
-        mu, tau = fit_prior(np.concatenate(found))
+        found = map_blocks(_profiles, fitter, self._blocks(), self.client)
+        mu, tau = fit_prior(np.concatenate([part for _, part in found]))
         names, estimates, _ = self.each(shrunken(fitter, mu, tau))
         return names, estimates, {"log_ratio_mean": mu - np.log(fitter.scale), "log_ratio_sd": tau}
 
     def _blocks(self) -> Iterator[tuple[pd.Index, FloatArray]]:
-        return self.source.blocks(self.keep, block_size(self.design))
+        return regroup(self.source.blocks(self.keep, self.size), self.size)
+
+    def _with_weights(self) -> Iterator[tuple[pd.Index, tuple[FloatArray, FloatArray | None]]]:
+        done = 0
+        for names, Y in self._blocks():
+            yield names, (Y, None if self.own is None else self.own[done : done + len(names)])
+            done += len(names)
+
+
+def _fit(shared: tuple[Design, Fitter, bool], block: tuple[FloatArray, FloatArray | None]) -> Estimates:
+    design, fitter, reml = shared
+    return fit_block(design, fitter, block[0], reml, block[1])
+
+
+def _profiles(fitter: Spectral, Y: FloatArray) -> FloatArray:
+    return profiles(fitter, residualise(fitter.design, Y[:, complete(Y)]))

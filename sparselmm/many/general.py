@@ -15,7 +15,7 @@ from .._typing import BoolArray, FloatArray, IntArray
 from ..kernels.response_products import all_designs, all_sums
 from ..kernels.response_score import evaluate_responses, factorise, reductions
 from ..terms import RandomTerm
-from .design import Block, Design
+from .design import Block, Design, by_rows, by_tiles
 from .estimates import NOT_CONVERGED, Estimates, empty
 from .factors import Factors
 from .newton import Searches, minimise_many, scaled_gradients
@@ -121,7 +121,7 @@ class General:
         for lo in range(0, v, CHUNK):
             where = slice(lo, min(lo + CHUNK, v))
             W = None if block.weights is None else block.weights[where]
-            base = (self.design.loadings @ block.beta[:, where]).T
+            base = by_tiles(self.design.loadings, block.beta[:, where]).T
             out.put(where, Chunk(self, block.residual[:, where].T, W).fit(base))
         return out
 
@@ -182,7 +182,15 @@ class Chunk:
         hessian += self.factors.curvature(theta, W)
         inverse = self.factors.inverse
         value[np.isnan(value)] = np.inf
-        return Points(value, gradient @ inverse, inverse.T @ hessian @ inverse, sigma2, cross @ inverse, beta, vcov)
+        return Points(
+            value,
+            by_rows(gradient, inverse),
+            inverse.T @ hessian @ inverse,
+            sigma2,
+            by_rows(cross, inverse),
+            beta,
+            vcov,
+        )
 
     def unit_score(self, x: FloatArray) -> FloatArray:
         """Sum over responses, each at x (v, k), of d(-2l)/dx at sigma = 1."""
@@ -247,7 +255,7 @@ class Chunk:
         out.sigma[:] = np.sqrt(points.sigma2)
         sd = np.array([n.startswith("sd_") for n in self.factors.parameters.natural_names])
         out.varpar[:] = self.factors.natural(theta) * np.where(sd, out.sigma[:, None], 1.0)
-        out.beta[:], out.se[:] = base + points.beta @ L.T, np.sqrt(points.sigma2[:, None] * unscaled)
+        out.beta[:], out.se[:] = base + by_rows(points.beta, L.T), np.sqrt(points.sigma2[:, None] * unscaled)
         out.loglik[:] = -0.5 * (points.value + self._constant())
         if ddf:
             out.df[:], out.df_residual[:] = self._satterthwaite(x, points, unscaled)

@@ -109,6 +109,30 @@ def _open_matrix(Y: Any, samples: str | None) -> _Matrix:
     return _Matrix(values.to_numpy(), values.columns, labels)
 
 
+def regroup(blocks: Iterable[tuple[pd.Index, FloatArray]], size: int) -> Iterator[tuple[pd.Index, FloatArray]]:
+    """Blocks of exactly `size` columns but for the last, so that no result depends on how an iterator cut Y.
+
+    Those that come have at most `size` columns.
+    """
+    held: list[tuple[pd.Index, FloatArray]] = []
+    count = 0
+    for block in blocks:
+        held.append(block)
+        count += len(block[0])
+        if count >= size:
+            names, Y = _together(held)
+            yield names[:size], np.ascontiguousarray(Y[:, :size])
+            count -= size
+            held = [(names[size:], Y[:, size:])] if count else []
+    if count:
+        yield _together(held)
+
+
+def _together(blocks: list[tuple[pd.Index, FloatArray]]) -> tuple[pd.Index, FloatArray]:
+    names, parts = zip(*blocks, strict=True)
+    return blocks[0] if len(blocks) == 1 else (names[0].append(list(names[1:])), np.hstack(parts))
+
+
 def match(source: Source, labels: pd.Index | None, n_rows: int) -> IntArray | None:
     """Rows of Y in the order of the table; None where they are in it already. Errors: DataError, with the labels."""
     if source.samples is None or labels is None:

@@ -21,7 +21,7 @@ from .._errors import ModelError
 from .._typing import BoolArray, FloatArray, IntArray
 from ..kernels.spectral import EDGE, RUNAWAY, ratio_estimates, variance_ratios
 from ..structures import Precision
-from .design import Block, Design, precision_matrix, term_matrix
+from .design import Block, Design, by_tiles, precision_matrix, term_matrix
 from .estimates import NOT_CONVERGED, Estimates, empty
 from .estimates import RUNAWAY as RUNAWAY_REASON
 from .pool import over_responses
@@ -144,8 +144,9 @@ class Spectral:
         values = block.residual
         if self.design.spec.weights is not None:
             values = values * np.sqrt(self.design.weights)[:, None]
-        lifted = values if self.spectrum.lift is None else self.spectrum.lift @ values
-        scores = np.ascontiguousarray(lifted.T @ self.spectrum.rotation)
+        lift = self.spectrum.lift
+        lifted = values if lift is None else lift @ values if sp.issparse(lift) else by_tiles(lift, values)
+        scores = by_tiles(self.spectrum.rotation.T, lifted).T
         rest = block.ss - np.einsum("ij,ij->i", scores, scores)
         return scores, np.zeros(len(rest)) if self.full else np.maximum(rest, 0.0)
 
@@ -179,7 +180,7 @@ class Spectral:
         shift, unscaled, slope = combined.transpose(2, 0, 1)
         sigma2 = r2 / self.nu
         out = empty(v, c, 1)
-        out.beta[:] = (self.design.loadings @ block.beta).T - shift
+        out.beta[:] = by_tiles(self.design.loadings, block.beta).T - shift
         out.se[:] = np.sqrt(sigma2[:, None] * unscaled)
         out.theta[:, 0] = np.sqrt(phi)
         out.sigma[:] = np.sqrt(sigma2)

@@ -10,6 +10,7 @@ from sparselmm.datasets import load_dataset
 from sparselmm.inference.caic import conditional_aic
 from tests import naive
 from tests.inference.test_ddf import crossed_V, small
+from tests.inference.test_predict_errors import repeated
 
 RTOL = 1e-9  # one trace by two factorisations
 
@@ -54,6 +55,25 @@ def test_sigma_that_is_held_does_not_count():
     table = small()
     fit = slm.lmm("y ~ x + f + (1 | g) + (1 | h)", table, fixed={"sigma": 1.1})
     check(fit, crossed_V(table)(fit.varpar.to_numpy()), 1.21 * np.eye(60), count=0)
+
+
+@pytest.mark.parametrize("formula", ["y ~ x + rw2(0 + u)", "y ~ 1 + rw1(0 + u | g)", "y ~ x + many + (1 | g)"])
+def test_null_spaces_and_sparse_fixed_effects(formula):
+    """Effective degrees of freedom by moving each response in turn, at the same variances."""
+    rng = np.random.default_rng(7)
+    table = repeated(m=3, steps=6) if "many" not in formula else repeated(m=30, steps=8)
+    table["many"] = rng.permutation(np.arange(len(table)) % 101).astype(str)
+    fit = slm.lmm(formula, table)
+    held, y = fit.varpar.to_dict(), table["y"].to_numpy()
+    model = lambda y: slm.lmm(formula, table.assign(y=y), fixed=held).fitted  # noqa: E731
+    some = np.arange(0, len(y), 1 if len(y) < 50 else 20)
+    own = [model(y + (np.arange(len(y)) == i))[i] - fit.fitted[i] for i in some]
+    np.testing.assert_allclose(fit.leverage()[some], own, atol=1e-6)  # differences of solutions
+    found = conditional_aic(fit)
+    loglik = stats.norm.logpdf(fit.resid, scale=fit.sigma).sum()
+    assert found.loglik == pytest.approx(loglik, rel=RTOL)
+    if len(some) == len(y):
+        assert fit.caic == pytest.approx(-2 * loglik + 2 * (sum(own) + 1), rel=1e-6)
 
 
 def test_without_random_effects_it_is_aic():

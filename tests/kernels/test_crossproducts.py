@@ -12,6 +12,7 @@ from sparselmm.kernels.crossproducts import (
     nested_in,
     nested_sums,
     pair_sums,
+    rows_by_level,
     spread,
 )
 
@@ -115,6 +116,12 @@ def test_blocks_of_a_nested_term(term, weights):
     blocks = dense.reshape(M, len(left_basis), 3)
     for level in range(M):
         close(out[level, :, 0], blocks[level, :, parent[level]])
+
+
+def test_rows_by_level():
+    codes = np.array([2, 0, 2, 1, 0])
+    rows_by_level(codes, np.array([0, 2, 3]), out := np.empty(5, np.int64))
+    assert out.tolist() == [1, 4, 3, 0, 2]
 
 
 def test_is_sorted():
