@@ -9,6 +9,7 @@ from threadpoolctl import threadpool_info
 
 import sparselmm as slm
 from sparselmm._errors import EngineError
+from sparselmm.engines import threads
 from sparselmm.engines.threads import MANY_FLOPS, MOST_PIECES, VARIABLE, blas_threads, get_threads, parallel, pieces
 
 
@@ -49,8 +50,9 @@ def test_what_the_environment_cannot_say(monkeypatch, text):
         get_threads()
 
 
-def test_blas_follows():
+def test_blas_follows(monkeypatch):
     before = blas()
+    monkeypatch.setattr(threads, "idle_cores", lambda: max(before))
     with blas_threads(1.0):
         assert blas() == {1}
     with blas_threads(MANY_FLOPS):
@@ -96,3 +98,18 @@ def test_pieces_have_about_the_same_work():
     assert len(pieces(work, 1.0)) - 1 == MOST_PIECES
     np.testing.assert_array_equal(pieces(work, 1e9), [0, 5000])
     np.testing.assert_array_equal(pieces(np.array([0]), 1.0), [0])
+
+
+@pytest.mark.parametrize(("running", "expected"), [(1, 4), (2, 3), (4, 1), (50, 1), (0, 4)])
+def test_blas_leaves_the_cores_of_others_alone(monkeypatch, running, expected):
+    """On four cores, this process being one of the tasks that run."""
+    monkeypatch.setattr(threads, "_running", lambda: running)
+    monkeypatch.setattr(threads, "_cores", lambda: 4)
+    monkeypatch.setattr(threads.os, "cpu_count", lambda: 4)
+    assert threads.idle_cores() == expected
+
+
+def test_tasks_that_run_are_counted_or_one_is_assumed(monkeypatch, tmp_path):
+    assert threads._running() >= 1
+    monkeypatch.setattr(threads, "Path", lambda _: tmp_path / "none")
+    assert threads._running() == 1
