@@ -448,7 +448,12 @@ class Likelihood:
 
     def fixed_variances(self, theta: FloatArray, sigma: float) -> FloatArray:
         """Diagonal of `vcov`, (p,), without the rest of it."""
-        solution, sparse = self.solution(theta), self.products.fixed.n_sparse
+        solution, fixed = self.solution(theta), self.products.fixed
+        if fixed.diffuse is None:  # R^-1 (RX RX')^-1 R^-T, without a column for every random effect
+            half = sla.solve_triangular(fixed.R, np.eye(fixed.p), trans="T")
+            half = sla.solve_triangular(solution.RX, half, lower=True)
+            return np.asarray(sigma**2 * (half**2).sum(axis=0))
+        sparse = fixed.n_sparse
         dense = len(self.kept) - sparse
         K = self.coefficients.functionals(np.eye(dense, len(self.kept)), (), self._own_factors(solution.theta))
         out = self.inverse(theta).variances(*K)

@@ -56,9 +56,8 @@ def predict(
         return mean
     check_level(level)
     residual = new_residual_scales(fit, newdata) ** 2 if interval == "prediction" else 0.0
-    variance = np.full(len(mean), np.nan)
-    there = np.isfinite(mean)
-    variance[there] = rows.variances(fit)[there] if there.all() else rows.at(np.flatnonzero(there)).variances(fit)
+    variance, there = np.full(len(mean), np.nan), np.isfinite(mean)
+    variance[there] = (rows if there.all() else rows.at(np.flatnonzero(there))).variances(fit)
     table = {"fit": mean, "se": fit.sigma * np.sqrt(variance)}
     if interval is not None:
         half = -ndtri(0.5 - 0.5 * level) * fit.sigma * np.sqrt(variance + residual)

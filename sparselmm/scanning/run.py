@@ -1,6 +1,6 @@
 """`scan`: null models and genotypes -> a table of associations, block by block."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ from .._errors import DataError, ModelError, SparselmmError
 from .._typing import AnyArray, FloatArray
 from ..engines.threads import get_threads, parallel
 from ..kernels.families import mark_missing, marker_moments
+from ..mapping import map_blocks
 from ..results import Fit
 from .association import CONFOUNDED, NO_GENOTYPE, NO_VARIATION, TESTS, Statistics, statistics
 from .gaps import products_without
@@ -59,6 +60,7 @@ def scan(
     out: Any = None,
     block: int | None = None,
     progress: bool = False,
+    client: Any = None,
 ) -> Scan:
     """Test each marker given a fitted null model: exact generalised least squares at the null's variance parameters.
 
@@ -73,6 +75,7 @@ def scan(
     missing: "mean" imputes, "drop" leaves people without a genotype out of that marker's model. reestimate: markers
     with a p-value below get variance parameters of their own, columns `effect_lmm`, `se_lmm`, `p_lmm`.
     out: a folder for finished blocks; the same call continues an interrupted scan. block: markers of a block.
+    client: a `dask.distributed.Client` over whose workers the blocks go; the numbers are the same.
     Markers that cannot be tested have NaN and a `reason`. Errors: DataError, ModelError.
     """
     options = Options(test, missing, reestimate, block)
@@ -80,20 +83,45 @@ def scan(
     traits = [_Trait(name, fits, source, sample, interact, options) for name, fits in _traits(fit)]
     size = block or max(1, min(4096, GENOTYPES // max(1, source.n_samples)))
     store = None if out is None else Store(out, _manifest(traits, source, options, size))
-    tables = []
     with _progress(progress, source.n_markers) as advance:
-        for number, part in enumerate(source.blocks(size)):
-            table = None if store is None else store.load(number, part.info["marker"].tolist())
-            if table is None:
-                table = pd.concat([t.table(part) for t in traits], ignore_index=True)
-                if store is not None:
-                    store.save(number, table)
-            tables.append(table)
-            advance(len(part.raw))
+        tables = _all_tables(traits, source.blocks(size), store, advance, client)
     if not tables:
         raise DataError("the genotypes have no markers")
     suffixes = ("", *(f"_{name}" for name in traits[0].interactions))
     return Scan(pd.concat(tables, ignore_index=True), tuple(t.name for t in traits), suffixes)
+
+
+def _all_tables(
+    traits: list["_Trait"],
+    blocks: Iterator[MarkerBlock],
+    store: Store | None,
+    advance: Callable[[int], Any],
+    client: Any,
+) -> list[pd.DataFrame]:
+    """Tables of the blocks, in order; those that the store has are not made again."""
+    tables: dict[int, pd.DataFrame] = {}
+
+    def unfinished() -> Iterator[tuple[list[str], tuple[int, MarkerBlock]]]:
+        for number, part in enumerate(blocks):
+            names = part.info["marker"].tolist()
+            table = None if store is None else store.load(number, names)
+            if table is None:
+                yield names, (number, part)
+            else:
+                tables[number] = table
+                advance(len(names))
+
+    for names, (number, table) in map_blocks(_table, traits, unfinished(), client):
+        if store is not None:
+            store.save(number, table)
+        tables[number] = table
+        advance(len(names))
+    return [tables[number] for number in sorted(tables)]
+
+
+def _table(traits: list["_Trait"], block: tuple[int, MarkerBlock]) -> tuple[int, pd.DataFrame]:
+    number, part = block
+    return number, pd.concat([t.table(part) for t in traits], ignore_index=True)
 
 
 def _traits(fit: Any) -> list[tuple[str, Mapping[str, Fit] | Fit]]:
@@ -135,11 +163,16 @@ class _Trait:
         options: Options,
     ):
         self.name, self._fits, self._options = name, fits, options
-        self._source, self._sample, self._interact = source, sample, interact
+        self._samples = source.samples, source.n_samples
+        self._sample, self._interact = sample, interact
         first = fits if isinstance(fits, Fit) else next(iter(fits.values()))
         self.interactions = covariates(first.spec, interact)[1]
         self._at: tuple[str, _Null] | None = None
         self._null(next(iter(fits)) if isinstance(fits, Mapping) else "")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The factor of a null model does not travel; it is made again."""
+        return self.__dict__ | {"_at": None}
 
     def describe(self) -> Any:
         """Digests of the fits."""
@@ -169,7 +202,7 @@ class _Trait:
                 known = ", ".join(self._fits)
                 raise ModelError(f"there is no fit for chromosome '{chromosome}' of the genotypes; there are {known}")
             fit = self._fits if isinstance(self._fits, Fit) else self._fits[chromosome]
-            self._at = chromosome, _Null(fit, self._source, self._sample, self._interact, self._options)
+            self._at = chromosome, _Null(fit, self._samples, self._sample, self._interact, self._options)
         return self._at[1]
 
 
@@ -186,11 +219,11 @@ def _by_chromosome(block: MarkerBlock) -> Iterator[tuple[str, MarkerBlock]]:
 class _Null:
     """One null model with its people: a block of markers -> a table."""
 
-    def __init__(self, fit: Fit, source: MarkerSource, sample: Any, interact: Any, options: Options):
+    def __init__(self, fit: Fit, samples: tuple[pd.Index | None, int], sample: Any, interact: Any, options: Options):
         if options.missing == "drop" and options.reestimate is not None and not fit.reml:
             raise ModelError("missing='drop' with reestimate= needs a fit by REML; fit so, or impute by the mean")
         self.fit, self.options = fit, options
-        self.codes, self.people = align(fit, sample, source.samples, source.n_samples)
+        self.codes, self.people = align(fit, sample, *samples)
         self.X, names = covariates(fit.spec, interact)
         self.suffixes = ("", *(f"_{name}" for name in names))
         self.null = NullModel(fit)
