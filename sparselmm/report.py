@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import ndtr
 
 from ._typing import FloatArray
 from .engines.dense import forecast_bytes
@@ -31,6 +32,7 @@ LIMITS = {
     ("kappa", np.inf): "no correlation",
 }
 WIDEST = 7  # decimals of a table's column
+MOST_SHOWN = 60  # coefficients in a summary
 SMALLEST_P = 2e-16  # the machine's epsilon: tail areas below it are not printed
 METHOD_NAMES = {"satterthwaite": "Satterthwaite's degrees of freedom", "wald": "Wald tests, normal distribution"}
 
@@ -110,18 +112,29 @@ def _fixed_table(fit: "Fit") -> Iterator[str]:
     if not fit.spec.fixed_names:
         yield "Fixed effects:\n  none"
         return
-    method = ddf_method(fit)
-    table = coef_table(fit, method)
-    kept = table.drop(list(fit.dropped_columns))
+    names, more = fit.spec.fixed_names[:MOST_SHOWN], len(fit.spec.fixed_names) - MOST_SHOWN
+    name = "wald" if more > 0 else ddf_method(fit).name
+    table = wald_table(fit, names) if more > 0 else coef_table(fit, name)
+    kept = table.drop([dropped for dropped in fit.dropped_columns if dropped in table.index])
     cells = [decimals(kept.estimate), decimals(kept.std_error), [f"{x:.1f}" for x in kept.df]]
     cells += [[f"{x:.3f}" for x in kept.iloc[:, 3]], [p_value(p) for p in kept.p_value]]
     known = dict(zip(kept.index, zip(*cells, strict=True), strict=True))
-    rows = [[name, *known.get(name, ("dropped", "", "", "", ""))] for name in fit.spec.fixed_names]
+    rows = [[column, *known.get(column, ("dropped", "", "", "", ""))] for column in names]
     header = ["", "Estimate", "Std. Error", "df", f"{kept.columns[3]} value", "p value"]
-    shown = [j for j in range(6) if j != 3 or method.name != "wald"]
+    shown = [j for j in range(6) if j != 3 or name != "wald"]
     header, *rows = [[row[j] for j in shown] for row in [header, *rows]]
-    yield f"Fixed effects ({METHOD_NAMES[method.name]}):"
+    yield f"Fixed effects ({METHOD_NAMES[name]}):"
     yield aligned(header, rows, "<" + ">" * (len(header) - 1))
+    if more > 0:
+        yield f"  and {more:,} more, in fixef and fixef_se"
+
+
+def wald_table(fit: "Fit", names: Sequence[str]) -> pd.DataFrame:
+    """Some coefficients with z and its p value, from their standard errors alone."""
+    estimate, error = fit.fixef[list(names)], fit.fixef_se[list(names)]
+    z = estimate / error
+    columns = {"estimate": estimate, "std_error": error, "df": np.inf, "z": z, "p_value": 2.0 * ndtr(-z.abs())}
+    return pd.DataFrame(columns)
 
 
 def p_value(p: float) -> str:

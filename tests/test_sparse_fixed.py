@@ -1,5 +1,7 @@
 """Sparse fixed effects against the same columns kept dense, and against explicit matrices."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,9 +29,7 @@ def pair(formula="y ~ x + f + s + (1 + x | g) + (1 | h)", data=None, **more):
     """The model with its factor sparse, and with all columns dense."""
     sparse = build_spec(formula, table() if data is None else data, **more)
     assert sparse.S is not None and sparse.S.shape[1] > 100
-    import dataclasses
-
-    return sparse, dataclasses.replace(sparse, X=np.hstack([sparse.X, sparse.S.toarray()]), S=None)
+    return sparse, replace(sparse, X=np.hstack([sparse.X, sparse.S.toarray()]), S=None)
 
 
 @pytest.mark.parametrize("reml", [True, False])
@@ -130,3 +130,13 @@ def test_beside_a_random_walk():
     intercept = fit.fixef["Intercept"]
     assert fit.converged and np.isfinite(fit.fixef_se).all() and 90 < intercept < 110
     assert abs(fit.ranef()["t"].to_numpy().sum()) < 1e-6
+
+
+def test_the_summary_shows_the_first_coefficients_and_says_how_many_there_are():
+    fit = slm.lmm("y ~ x + f + (1 | g)", table())
+    text = fit.summary()
+    assert "and 91 more, in fixef and fixef_se" in text and len(text.splitlines()) < 90
+    line = next(row.split() for row in text.splitlines() if row.split()[:1] == ["x"])
+    assert float(line[1]) == pytest.approx(fit.fixef["x"], rel=1e-3)
+    assert float(line[2]) == pytest.approx(fit.fixef_se["x"], rel=1e-2)
+    assert float(line[3]) == pytest.approx(fit.fixef["x"] / fit.fixef_se["x"], rel=1e-3)
