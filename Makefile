@@ -4,7 +4,7 @@ RUN := .venv/bin/python
 SETUP := .venv/.setup-done
 RACERS := statsmodels mixedlm mixedlm-rs lme-python gpboost
 
-.PHONY: help demo test lint bench race race-many clean
+.PHONY: help demo test lint docs bench race race-many clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 8
@@ -22,6 +22,10 @@ lint: $(SETUP) ## ruff and mypy
 	@$(RUN) -m ruff check .
 	@$(RUN) -m mypy
 
+docs: $(SETUP) ## the documentation as a site, in site/; a warning is an error
+	@$(RUN) -m pip install -q -e '.[docs]'
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+
 bench: $(SETUP) ## the benchmarks, quickly, in this environment
 	@$(RUN) -m pip install -q -e '.[bench]'
 	@$(RUN) -m asv machine --yes
@@ -35,5 +39,5 @@ race-many: $(SETUP) ## many responses beside lme4 (ARGS="--responses 2000 --voxe
 	@$(RUN) -m benchmarks.many $(ARGS)
 
 clean: ## remove the virtual environment and everything built
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .asv
+	rm -rf .venv build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .asv
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
