@@ -28,7 +28,7 @@ from .terms import ModelSpec, RandomTerm, split_columns
 
 
 class LinearMixedModel:
-    """An unfitted linear mixed model y = X beta + Z b + e (DESIGN section 1).
+    """An unfitted linear mixed model y = X beta + Z b + e.
 
     formula: lme4's grammar, as `y ~ x + (1 + x | g)`. data: any table that narwhals reads (pandas, polars,
     pyarrow). weights, offset: a column's name or an array of len(data). residual: "ar1(t | g)" (integer times t,

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.linalg as sla
 import scipy.sparse as sp
 
-from ._typing import FloatArray, IntArray
+from ._typing import AnyArray, FloatArray, IntArray
 from .banded import Entries
 from .engines.threads import parallel, pieces, row_pieces
 from .fixed import design_matrix
@@ -21,6 +21,7 @@ from .kernels.codes import counting_sort
 from .terms import RandomTerm
 
 PAIR_ROWS = 100_000  # rows of a piece of work on pairs, at least; each piece fills an array of the other's levels
+SMALL_TABLE = 0.1  # numbers a row of the data
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,13 +103,13 @@ class Design:
         """Sums of w z y' by level of this term, (m, ra, rb), of the z of `columns` and the y of `other`."""
         out = (self.term.n_levels, columns.term.n_effects, other.term.n_effects)
         args = columns.columns, columns.basis, other.columns, other.basis, self.weights
-        return self._accumulated(kernels.nested_sums, out, self.term.Z, *args)
+        return self.accumulated(kernels.nested_sums, out, self.term.Z, *args)
 
     def _by_level(self, kernel: Callable[..., None], width: int, *args: FloatArray) -> FloatArray:
         out = (self.term.n_levels, self.term.n_effects, width)
-        return self._accumulated(kernel, out, self.term.Z, self.columns, self.basis, *args)
+        return self.accumulated(kernel, out, self.term.Z, self.columns, self.basis, *args)
 
-    def _accumulated(self, kernel: Callable[..., None], shape: tuple[int, ...], *args: FloatArray) -> FloatArray:
+    def accumulated(self, kernel: Callable[..., None], shape: tuple[int, ...], *args: AnyArray) -> FloatArray:
         """kernel(begin, end, *args, out) over all rows, at the same time in pieces that do not depend on the threads.
 
         Pieces of sorted rows end with a level; else each piece has sums of its own, if few enough to be cheap.
@@ -157,7 +158,7 @@ def cross_blocks(designs: Sequence[Design]) -> tuple[Block, ...]:
                 levels = np.arange(left.term.n_levels)
                 found[k, j] = Block(k, j, levels, levels, left.grams)
             else:
-                found[k, j] = _nested(left, right, k, j) or by_level.cross(left, k, j)
+                found[k, j] = _nested(left, right, k, j) or _tabulated(left, right, k, j) or by_level.cross(left, k, j)
     return tuple(found[pair] for pair in sorted(found))
 
 
@@ -198,6 +199,18 @@ class _Rows:
             right.columns, right.basis, left.weights, values,
         )  # fmt: skip
         return Block(k, j, rows, np.repeat(np.arange(len(counts)), counts), values)
+
+
+def _tabulated(left: Design, right: Design, k: int, j: int) -> Block | None:
+    """Z_left'W Z_right by a table of all pairs of levels, where that is small: one pass, and nothing is sorted."""
+    shape = right.term.n_levels, left.term.n_levels, left.term.n_effects, right.term.n_effects
+    if np.prod(shape, dtype=float) > SMALL_TABLE * right.term.n_rows:
+        return None
+    seen = np.zeros(shape[:2], dtype=np.bool_)
+    args = left.term.Z, left.columns, left.basis, right.columns, right.basis, left.weights, seen
+    table = right.accumulated(kernels.table_sums, shape, right.term.Z, *args)
+    cols, rows = np.nonzero(seen)
+    return Block(k, j, rows, cols, table[cols, rows])
 
 
 def _nested(left: Design, right: Design, k: int, j: int) -> Block | None:

@@ -450,11 +450,11 @@ class Likelihood:
         """Diagonal of `vcov`, (p,), without the rest of it."""
         solution, fixed = self.solution(theta), self.products.fixed
         if fixed.diffuse is None:  # R^-1 (RX RX')^-1 R^-T, without a column for every random effect
-            half = sla.solve_triangular(fixed.R, np.eye(fixed.p), trans="T")
-            half = sla.solve_triangular(solution.RX, half, lower=True)
+            half = sla.solve_triangular(
+                solution.RX, sla.solve_triangular(fixed.R, np.eye(fixed.p), trans="T"), lower=True
+            )
             return np.asarray(sigma**2 * (half**2).sum(axis=0))
-        sparse = fixed.n_sparse
-        dense = len(self.kept) - sparse
+        sparse, dense = fixed.n_sparse, len(self.kept) - fixed.n_sparse
         K = self.coefficients.functionals(np.eye(dense, len(self.kept)), (), self._own_factors(solution.theta))
         out = self.inverse(theta).variances(*K)
         if sparse:
@@ -466,9 +466,8 @@ class Likelihood:
         diffuse = self.products.fixed.diffuse
         assert diffuse is not None
         places = np.arange(self.equations.q - count, self.equations.q)
-        diagonal = self._selected(solution, True)(places, places) + (self._fixed_part(solution)[places] ** 2).sum(
-            axis=1
-        )
+        squares = (self._fixed_part(solution)[places] ** 2).sum(axis=1)
+        diagonal = self._selected(solution, True)(places, places) + squares
         return np.asarray(diagonal / diffuse.size[diffuse.n_null :] ** 2)
 
     def random_vcov(self, theta: FloatArray, sigma: float, *, prediction: bool) -> tuple[FloatArray, ...]:

@@ -50,7 +50,7 @@ class RandomTerm:
     """One random term: its design and its structure.
 
     Z: (n,) integer codes of the m levels, or an n x (m r) scipy sparse matrix whose columns
-       l*r ... l*r+r-1 are the effects of level l.
+       `l*r ... l*r+r-1` are the effects of level l.
     structure: a word (`"us"`, `"diag"`, `"cs"`, `"hcs"`) or any object that follows `Covariance`.
     columns: (n, r) covariate of each effect where Z is codes; None means r = 1 and all ones.
     effects: names of the r effects; they say what r is where Z is sparse. name: the group's name.

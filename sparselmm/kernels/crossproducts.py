@@ -8,7 +8,7 @@ that are all one as (0,). Kernels work on rows or levels begin ... end-1 and rel
 import numpy as np
 from numba import njit
 
-from .._typing import FloatArray, IntArray
+from .._typing import BoolArray, FloatArray, IntArray
 
 
 @njit(cache=True, nogil=True)
@@ -142,6 +142,26 @@ def nested_sums(
         conditioned(i, left, left_basis, z)
         conditioned(i, right, right_basis, y)
         block, w = out[codes[i]], weights[i] if len(weights) else 1.0
+        for a in range(len(z)):
+            for b in range(len(y)):
+                block[a, b] += w * z[a] * y[b]
+
+
+@njit(cache=True, nogil=True)
+def table_sums(
+    begin: int, end: int, codes: IntArray, other: IntArray, left: FloatArray, left_basis: FloatArray,
+    right: FloatArray, right_basis: FloatArray, weights: FloatArray, seen: BoolArray, out: FloatArray,
+) -> None:  # fmt: skip
+    """out[l, k] += sum of w_i z_i y_i' over the rows i of levels l (codes) and k (other); out (m, m_other, ra, rb).
+
+    seen[l, k] where there are any. z (left) belongs to the other term.
+    """
+    z, y = np.empty(len(left_basis)), np.empty(len(right_basis))
+    for i in range(begin, end):
+        conditioned(i, left, left_basis, z)
+        conditioned(i, right, right_basis, y)
+        seen[codes[i], other[i]] = True
+        block, w = out[codes[i], other[i]], weights[i] if len(weights) else 1.0
         for a in range(len(z)):
             for b in range(len(y)):
                 block[a, b] += w * z[a] * y[b]

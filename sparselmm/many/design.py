@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from .._errors import DataError, ModelError
 from .._typing import AnyArray, FloatArray, IntArray
+from ..engines.threads import blas_threads
 from ..equations import CrossProducts, cross_products
 from ..parameters import Parameters
 from ..structures import Precision
@@ -96,7 +97,7 @@ def residualise(design: Design, Y: FloatArray) -> Block:
     """Least squares of each column of Y (n, v), which is overwritten, on X."""
     v = Y.shape[1]
     ss, beta = np.empty(v), np.empty((design.p, v))
-    for part, tile in _tiles(Y):
+    for part, tile in _tiles(Y, design.p):
         values, coefficients = _take_off(design, tile)
         width = part.stop - part.start
         Y[:, part], ss[part], beta[:, part] = tile[:, :width], values[:width], coefficients[:, :width]
@@ -131,18 +132,22 @@ def by_rows(A: FloatArray, M: AnyArray) -> FloatArray:
 def by_tiles(A: FloatArray, Y: FloatArray) -> FloatArray:
     """A @ Y, (a, v), its transpose contiguous; a column's bits do not depend on those beside it."""
     out = np.empty((Y.shape[1], len(A)))
-    for part, tile in _tiles(Y):
+    for part, tile in _tiles(Y, len(A)):
         out[part] = (A @ tile).T[: part.stop - part.start]
     return out.T
 
 
-def _tiles(Y: FloatArray) -> Iterator[tuple[slice, FloatArray]]:
-    """Copies of columns, all of one width, the last filled up: what BLAS makes of a column changes with the shape."""
+def _tiles(Y: FloatArray, rows: int) -> Iterator[tuple[slice, FloatArray]]:
+    """Copies of columns, all of one width, the last filled up, for products with `rows` rows.
+
+    The bits that BLAS gives a column depend on the shape of the product, and on its threads: one, unless it is large.
+    """
     (n, v), size = Y.shape, TILE if len(Y) <= MANY_ROWS else SMALL_TILE
-    for lo in range(0, v, size):
-        part, tile = slice(lo, min(lo + size, v)), np.zeros((n, size))
-        tile[:, : part.stop - lo] = Y[:, part]
-        yield part, tile
+    with blas_threads(2.0 * rows * n * size):
+        for lo in range(0, v, size):
+            part, tile = slice(lo, min(lo + size, v)), np.zeros((n, size))
+            tile[:, : part.stop - lo] = Y[:, part]
+            yield part, tile
 
 
 def term_matrix(term: RandomTerm) -> sp.csr_array:

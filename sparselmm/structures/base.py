@@ -15,7 +15,7 @@ from .._typing import FloatArray, IntArray
 
 @runtime_checkable
 class Covariance(Protocol):
-    """G(theta) = T T', the r x r covariance of one level's effects relative to sigma^2 (DESIGN: slot T).
+    """G(theta) = T T', the r x r covariance of one level's effects relative to sigma^2.
 
     `theta` has length `n_params`. Its coordinates are unconstrained; an edge of the parameter space (a
     variance of zero, a correlation of +-1) is an interior point of `theta` about which G is even, so that a
@@ -64,7 +64,7 @@ class Covariance(Protocol):
 
 @runtime_checkable
 class Precision(Protocol):
-    """Q(rho), the m x m sparse precision across levels at unit scale (DESIGN: slot Q).
+    """Q(rho), the m x m sparse precision across levels at unit scale.
 
     `rho` has length `n_params`, in unconstrained coordinates (a correlation as its arctanh, a rate as its
     logarithm). null_dim: dimension of the null space of an intrinsic Q, 0 for a positive definite one.

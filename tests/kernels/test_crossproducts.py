@@ -14,6 +14,7 @@ from sparselmm.kernels.crossproducts import (
     pair_sums,
     rows_by_level,
     spread,
+    table_sums,
 )
 
 RTOL = 1e-12  # the same sums in another order
@@ -116,6 +117,17 @@ def test_blocks_of_a_nested_term(term, weights):
     blocks = dense.reshape(M, len(left_basis), 3)
     for level in range(M):
         close(out[level, :, 0], blocks[level, :, parent[level]])
+
+
+def test_table_of_pairs(term, weights):
+    codes, left, left_basis, z = term
+    rng = np.random.default_rng(8)
+    own, right, right_basis = rng.integers(0, 20, N), rng.normal(size=(N, 2)), np.array([[2.0, 0.0], [0.3, 1.5]])
+    seen, out = np.zeros((20, M), bool), np.zeros((20, M, len(left_basis), 2))
+    in_two(table_sums, own, codes, left, left_basis, right, right_basis, weights[0], seen, out)
+    assert set(zip(*seen.nonzero(), strict=True)) == set(zip(own, codes, strict=True))
+    dense = (design(codes, z).T * weights[1]) @ design(own, right @ np.linalg.inv(right_basis), 20)
+    close(out, dense.reshape(M, len(left_basis), 20, 2).transpose(2, 0, 1, 3))
 
 
 def test_rows_by_level():
