@@ -1,4 +1,4 @@
-"""The criterion, its score and average information at given parameters (DESIGN sections 2 and 3).
+"""The criterion, its score and average information at given parameters (docs/explanation/criterion.md).
 
 `Likelihood(spec)(theta)` is an `Evaluation`; nothing is fitted. With H = (C^-1)_vv for REML and M^-1 for ML,
 
@@ -278,7 +278,7 @@ class Likelihood:
         return whole - informed + low_rank, informed - low_rank
 
     def _precision_score(self, k: int, theta: FloatArray, spread: "SecondMoments", gradient: FloatArray) -> None:
-        """d(-2l)/drho = tr(H dQ~) + v'dQ~ v/sigma^2 - r dlog|Q|, into gradient (DESIGN section 3)."""
+        """d(-2l)/drho = tr(H dQ~) + v'dQ~ v/sigma^2 - r dlog|Q|, into gradient (docs/explanation/criterion.md)."""
         Q, part = self.parameters.precisions[k], self.parameters.rho_slices[k]
         if Q is None or part.stop == part.start:
             return

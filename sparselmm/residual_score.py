@@ -1,4 +1,4 @@
-"""What the parameters of R add to the score and to the average information (DESIGN section 3)."""
+"""What the parameters of R add to the score and to the average information (docs/explanation/criterion.md)."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Pedigrees: additive genetic relationships A between animals, through the sparse A^-1 (DESIGN: slot Q)."""
+"""Pedigrees: additive genetic relationships A between animals, through the sparse A^-1."""
 
 import difflib
 from collections.abc import Mapping, Sequence
