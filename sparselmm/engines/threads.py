@@ -25,7 +25,7 @@ MANY_FLOPS = 3e9  # InstEval (2e8) on two cores: 0.56 s with one thread, 0.9 to 
 MOST_PIECES = 64  # of one call; several for each thread, so that an unlucky one does not hold up the others
 ROWS = 30_000  # rows of a piece, at least: about 0.1 ms
 VARIABLE = "SPARSELMM_THREADS"
-SAMPLES, PAUSE = 5, 0.002  # of the tasks that run, seconds apart
+SAMPLES, PAUSE = 8, 0.001  # of the tasks that run, seconds apart
 
 _chosen: int | None = None
 
@@ -71,7 +71,7 @@ def _cores() -> int:
 
 def idle_cores() -> int:
     """Cores of this process that no other is running on now, at least 1; all where the system does not tell."""
-    others = sorted(_running() for _ in range(SAMPLES))[SAMPLES // 2] - 1
+    others = min(_running() for _ in range(SAMPLES)) - 1  # a short task shows in some samples, a busy one in all
     return int(np.clip((os.cpu_count() or 1) - others, 1, _cores()))
 
 
