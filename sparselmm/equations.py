@@ -1,4 +1,4 @@
-"""ModelSpec -> cross-products -> mixed-model equations on a frozen pattern (Henderson 1984; docs/explanation/criterion.md).
+"""ModelSpec -> cross-products -> mixed-model equations on a frozen pattern (Henderson 1984).
 
 After `CrossProducts` no row of data is touched again. Numbers are conditioned once: the response is
 replaced by its least-squares residual, X by an orthonormal basis of its columns, and the effects of each

@@ -71,17 +71,19 @@ def _cores() -> int:
 
 def idle_cores() -> int:
     """Cores of this process that no other is running on now, at least 1; all where the system does not tell."""
-    others = min(_running() for _ in range(SAMPLES)) - 1  # a short task shows in some samples, a busy one in all
+    others = min(_running_elsewhere() for _ in range(SAMPLES))  # a short task shows in some samples, a busy one in all
     return int(np.clip((os.cpu_count() or 1) - others, 1, _cores()))
 
 
-def _running() -> int:
-    """Tasks that run or want to at this moment, this one among them."""
+def _running_elsewhere() -> int:
+    """Tasks outside this process that run or want to at this moment; its own BLAS threads may still be spinning."""
     time.sleep(PAUSE)
     try:
-        return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+        running = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+        own = [task.read_text().rpartition(")")[2].split()[0] for task in Path("/proc/self/task").glob("*/stat")]
     except (OSError, IndexError, ValueError):
-        return 1
+        return 0
+    return max(0, running - own.count("R"))
 
 
 @cache

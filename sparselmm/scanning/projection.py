@@ -4,7 +4,7 @@ With W = R^-1, C the mixed-model equations at the null's parameters and sigma ta
 
     P = W - W [Z Lambda, X] C^-1 [Z Lambda, X]' W,     U'P U = U'W U - A'M^-1 A - H'H,
 
-A = Lambda'Z'W U and H = RX^-1 (X'W U - E'A) (docs/explanation/criterion.md). A marker is one number a person: U = diag(c) S g with S
+A = Lambda'Z'W U and H = RX^-1 (X'W U - E'A). A marker is one number a person: U = diag(c) S g with S
 (n x m) who has which row and c a covariate, so that S'W S, Lambda'Z'W S and H of S are formed once and rows of data are
 not touched again. U = S g costs a solve; where V falls into small families, m products by the blocks of S'V^-1 S.
 """

@@ -100,16 +100,22 @@ def test_pieces_have_about_the_same_work():
     np.testing.assert_array_equal(pieces(np.array([0]), 1.0), [0])
 
 
-@pytest.mark.parametrize(("running", "expected"), [(1, 4), (2, 3), (4, 1), (50, 1), (0, 4)])
+@pytest.mark.parametrize(("running", "expected"), [(0, 4), (1, 3), (3, 1), (50, 1)])
 def test_blas_leaves_the_cores_of_others_alone(monkeypatch, running, expected):
-    """On four cores, this process being one of the tasks that run."""
-    monkeypatch.setattr(threads, "_running", lambda: running)
+    """On four cores."""
+    monkeypatch.setattr(threads, "_running_elsewhere", lambda: running)
     monkeypatch.setattr(threads, "_cores", lambda: 4)
     monkeypatch.setattr(threads.os, "cpu_count", lambda: 4)
     assert threads.idle_cores() == expected
 
 
-def test_tasks_that_run_are_counted_or_one_is_assumed(monkeypatch, tmp_path):
-    assert threads._running() >= 1
+def test_tasks_that_run_elsewhere_are_counted_and_not_ones_own(monkeypatch, tmp_path):
+    assert threads._running_elsewhere() >= 0
+    (tmp_path / "loadavg").write_text("0.5 0.5 0.5 7/80 1234")
+    for number, state in enumerate("RSRD"):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "stat").write_text(f"{number} (a (b) name) {state} 1 1")
+    monkeypatch.setattr(threads, "Path", lambda name: tmp_path / "loadavg" if "loadavg" in name else tmp_path)
+    assert threads._running_elsewhere() == 5
     monkeypatch.setattr(threads, "Path", lambda _: tmp_path / "none")
-    assert threads._running() == 1
+    assert threads._running_elsewhere() == 0
