@@ -129,7 +129,7 @@ def list_meetings(pattern: Pattern, blocks: Blocks, term: int, counts: IntArray)
     q2 = pattern.q - (hi - lo)
     columns = np.concatenate([[0], np.cumsum(np.bincount(tail, minlength=q2))]).astype(np.int64)
     at, level = np.empty(start[-1], narrow), np.empty(start[-1], np.uint32)
-    kernels.list_by_column(start, tail, columns, at, level)
+    kernels.transpose(start, tail, columns, level, at)
     return Meetings(pattern, lo, hi, r, start, before, place, tail, columns, at, level)
 
 

@@ -169,7 +169,7 @@ def _by_row(pattern: Pattern) -> tuple[IntArray, IntArray, IntArray]:
     counts = np.bincount(pattern.indices, minlength=pattern.q)
     indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     cols, place = np.empty(pattern.nnz, np.int64), np.empty(pattern.nnz, np.int64)
-    inverses.list_by_row(pattern.indptr, pattern.indices, indptr, cols, place)
+    kernels.transpose(pattern.indptr, pattern.indices, indptr, cols, place)
     return indptr, cols, place
 
 

@@ -76,14 +76,14 @@ def list_meetings(
 
 
 @njit(cache=True, nogil=True)
-def list_by_column(start: IntArray, tail: AnyArray, columns: IntArray, at: AnyArray, level: AnyArray) -> None:
-    """at, level (meetings,) = meetings and their levels, those of tail column j at columns_j ... columns_j+1 - 1."""
-    free = columns[:-1].copy()
+def transpose(start: IntArray, minor: AnyArray, ends: IntArray, major: AnyArray, place: AnyArray) -> None:
+    """A compressed pattern the other way: entries of minor j from ends_j on, their major index and place."""
+    free = ends[:-1].copy()
     for i in range(len(start) - 1):
         for p in range(start[i], start[i + 1]):
-            k = free[tail[p]]
-            at[k], level[k] = p, i
-            free[tail[p]] += 1
+            k = free[minor[p]]
+            major[k], place[k] = i, p
+            free[minor[p]] += 1
 
 
 @njit(cache=True, nogil=True)

@@ -91,17 +91,6 @@ def inverse_sparse(
 
 
 @njit(cache=True, nogil=True)
-def list_by_row(indptr: IntArray, indices: IntArray, row_indptr: IntArray, cols: IntArray, place: IntArray) -> None:
-    """CSC to CSR: columns and positions of the entries of row i at row_indptr_i ... row_indptr_i+1 - 1."""
-    free = row_indptr[:-1].copy()
-    for j in range(len(indptr) - 1):
-        for k in range(indptr[j], indptr[j + 1]):
-            t = free[indices[k]]
-            cols[t], place[t] = j, k
-            free[indices[k]] += 1
-
-
-@njit(cache=True, nogil=True)
 def _lower_inverse(i: int, L: FloatArray, out: FloatArray) -> None:
     """out = L_i^-1 (r, r), lower triangle."""
     for b in range(len(out)):
