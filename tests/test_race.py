@@ -217,7 +217,8 @@ def python(code):
 
 
 def test_a_process_tells_its_answer_and_its_peak():
-    done = run(python("x = bytearray(60_000_000); print('noise'); print('{\"a\": 1}')"), environment(1), 20, 1e9)
+    holds = "import time; x = bytearray(60_000_000); time.sleep(0.3); print('noise'); print('{\"a\": 1}')"
+    done = run(python(holds), environment(1), 20, 1e9)
     assert done.answer == {"a": 1} and 60e6 < done.peak < 500e6
 
 
