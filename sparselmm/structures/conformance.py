@@ -55,13 +55,19 @@ def check_precision(precision: Precision, *points: Any, seed: int = 0) -> None:
     start, rng = precision.start(), np.random.default_rng(seed)
     kit.names()
     kit.pattern()
-    near = start + 0.3 * rng.normal(size=start.shape)
-    for rho in (start, near, np.zeros(precision.n_params), *(np.asarray(p, dtype=np.float64) for p in points)):
+    places = _places(start, rng, points)
+    for rho in places:
         kit.matrix(rho)
         kit.derivatives(rho)
         kit.natural(rho)
     kit.bounds(start)
-    kit.pickles(near)
+    kit.pickles(places[1])
+
+
+def _places(start: FloatArray, rng: np.random.Generator, points: Sequence[Any]) -> list[FloatArray]:
+    """The start, a point near it, zero, and the points of the user."""
+    near = start + 0.3 * rng.normal(size=start.shape)
+    return [start, near, np.zeros(len(start)), *(np.asarray(p, dtype=np.float64) for p in points)]
 
 
 def check_residual(residual: Residual, *points: Any, seed: int = 0) -> None:
@@ -73,14 +79,14 @@ def check_residual(residual: Residual, *points: Any, seed: int = 0) -> None:
     start, rng = residual.start(), np.random.default_rng(seed)
     kit.names()
     kit.links()
-    near = start + 0.3 * rng.normal(size=start.shape)
-    for rho in (start, near, np.zeros(residual.n_params), *(np.asarray(p, dtype=np.float64) for p in points)):
+    places = _places(start, rng, points)
+    for rho in places:
         kit.matrix(rho)
         kit.products(rho, rng.normal(size=(residual.n_rows, 2)))
         kit.derivatives(rho)
         kit.natural(rho)
     kit.bounds(start)
-    kit.pickles(near)
+    kit.pickles(places[1])
 
 
 class _Kit:
