@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +18,17 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from .._errors import ModelError, SparselmmError
+from .._errors import ModelError
 from .._typing import BoolArray, FloatArray
-from ..engines.threads import blas_threads
-from ..fitting import estimate
-from .refit import Responses
 from .replicates import Header, Replicate, Store
-from .simulate import Simulator, check_count
+from .samplers import OneByOne, Together, make_sampler
+from .simulate import check_count
 
 if TYPE_CHECKING:
     from ..results import Fit
 
 KINDS = ("percentile", "basic", "normal")
+SHARE = 64  # replicates that a process is given at a time, at most
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,10 +101,12 @@ def bootstrap(
     progress: bool = False,
     effects: str = "new",
 ) -> Bootstrap:
-    """n replicates of the estimates of `fit`, by the same criterion, each search from the fit's own theta.
+    """n replicates of the estimates of `fit`, by the same criterion.
 
-    workers: processes; scripts that use several need `if __name__ == "__main__":`. file: a path where finished
-    replicates are kept; one that is there is continued. effects: "new" or "fitted", as in `simulate`.
+    With independent levels (`(1 | g)`, `(1 + x | g)`, crossed with few levels besides) and up to 20,000 rows a block of
+    them is fitted at a time; else one after another, each search from the fit's own theta. workers: processes; scripts
+    that use several need `if __name__ == "__main__":`. file: a path where finished replicates are kept; one that is
+    there is continued. effects: "new" or "fitted", as in `simulate`.
     Errors: ModelError for arguments; DataError for a file that belongs to another fit.
     """
     check_count(n, "n")
@@ -128,54 +130,35 @@ def _values(fit: "Fit") -> pd.Series:
     return pd.concat([fit.fixef, fit.varpar])
 
 
-class _Sampler:
-    """All that a replicate needs of the fit: one for each process."""
-
-    def __init__(self, fit: "Fit", effects: str, seed: int):
-        self.fit, self.seed = fit, seed
-        self.simulator, self.responses = Simulator.of(fit, effects), Responses(fit.likelihood)
-        self.start = None if fit.is_singular else fit.estimate.evaluation.theta
-
-    def replicate(self, i: int) -> Replicate:
-        """Number i: drawn, fitted."""
-        from ..results import Fit
-
-        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(i,)))
-        fit = self.fit
-        with blas_threads(fit.likelihood.flops):
-            y = self.simulator.draw(1, rng)[:, 0]
-            try:
-                likelihood = self.responses.likelihood(y)
-                found = estimate(likelihood, reml=fit.reml, held=fit.estimate.held, start=self.start)
-            except SparselmmError:
-                return Replicate(i, (np.nan,) * len(_values(fit)), False, False)
-            again = Fit(likelihood.spec, likelihood, found, {})
-            return Replicate(i, tuple(_values(again).tolist()), again.converged, again.is_singular)
+_sampler: OneByOne | Together | None = None
 
 
-_sampler: _Sampler | None = None
-
-
-def _begin(make: Callable[[], _Sampler]) -> None:
+def _begin(make: Callable[[], OneByOne | Together]) -> None:
     global _sampler
     _sampler = make()
 
 
-def _one(i: int) -> Replicate:
+def _some(numbers: Sequence[int]) -> list[Replicate]:
     assert _sampler is not None
-    return _sampler.replicate(i)
+    return _sampler.replicates(numbers)
 
 
 @contextmanager
 def _run(fit: "Fit", effects: str, seed: int, numbers: Sequence[int], workers: int) -> Iterator[Iterable[Replicate]]:
     """The replicates, in order as they come."""
     workers = min(workers, len(numbers))
-    make = partial(_Sampler, _portable(fit) if workers > 1 else fit, effects, seed)
+    make = partial(make_sampler, _portable(fit) if workers > 1 else fit, effects, seed)
     if workers <= 1:
-        yield map(make().replicate, numbers) if numbers else ()
+        sampler = make()
+        yield chain.from_iterable(map(sampler.replicates, _blocks(numbers, sampler.size)))
         return
+    size = max(1, min(SHARE, len(numbers) // (4 * workers)))
     with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (make,)) as pool:
-        yield pool.map(_one, numbers, chunksize=max(1, min(10, len(numbers) // (4 * workers))))
+        yield chain.from_iterable(pool.map(_some, _blocks(numbers, size)))
+
+
+def _blocks(numbers: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [numbers[lo : lo + size] for lo in range(0, len(numbers), size)]
 
 
 def _portable(fit: "Fit") -> "Fit":

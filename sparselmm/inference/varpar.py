@@ -10,6 +10,7 @@ import pandas as pd
 
 from .._typing import BoolArray, FloatArray
 from ..charts import SIGMA
+from ..parameters import Parameters
 from ..structures.base import correlations
 from ..structures.limits import at_bounds
 from ..terms import RandomTerm
@@ -25,11 +26,11 @@ EDGE = 1e-9  # a correlation closer than this to +-1 is +-1
 def variance_parameters(fit: "Fit") -> pd.Series:
     """`sd_...`, `cor_...` and `sigma`, in units of the response."""
     names = [*fit.likelihood.parameters.natural_names, SIGMA]
-    return pd.Series(_natural(fit, fit.estimate.evaluation.theta, fit.sigma), index=names)
+    return pd.Series(natural_values(fit.likelihood.parameters, fit.estimate.evaluation.theta, fit.sigma), index=names)
 
 
-def _natural(fit: "Fit", theta: FloatArray, sigma: float) -> FloatArray:
-    parameters = fit.likelihood.parameters
+def natural_values(parameters: Parameters, theta: FloatArray, sigma: float) -> FloatArray:
+    """The values of `varpar` at theta (k,) and sigma, (k + 1,)."""
     scale = np.array([sigma if n.startswith("sd_") else 1.0 for n in parameters.natural_names])
     return np.append(parameters.to_natural(theta) * scale, sigma)
 
@@ -44,7 +45,7 @@ def variance_parameter_errors(fit: "Fit") -> pd.Series:
 def variance_parameter_vcov(fit: "Fit") -> pd.DataFrame:
     """Covariance matrix of `varpar` by the delta method; NaN for what was held and for what lies on the boundary."""
     names = [*fit.likelihood.parameters.natural_names, SIGMA]
-    cov = delta_method(fit, lambda theta, sigma: _natural(fit, theta, sigma))
+    cov = delta_method(fit, lambda theta, sigma: natural_values(fit.likelihood.parameters, theta, sigma))
     held = np.array([n in fit.estimate.held for n in names])
     unknown = at_edge(fit).to_numpy() | held | _without_meaning(fit) | ~np.isfinite(fit.varpar.to_numpy())
     cov[unknown] = cov[:, unknown] = np.nan

@@ -1,0 +1,113 @@
+"""Replicates of a bootstrap: a block of responses at a time where `many` knows the model, else one after another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._errors import SparselmmError
+from .._typing import FloatArray
+from ..dense import DenseLikelihood
+from ..engines.threads import blas_threads
+from ..fitting import estimate
+from ..many.blocks import Fitter, fit_block
+from ..many.design import Design
+from ..many.factors import linear_units
+from ..many.general import General, is_general
+from ..many.spectral import Spectral, is_one_ratio
+from .refit import Responses
+from .replicates import Replicate
+from .simulate import Simulator
+from .varpar import natural_values
+
+if TYPE_CHECKING:
+    from ..results import Fit
+
+TOGETHER, CELLS = 256, 4_000_000  # responses of a block, values of a block, at most
+FEW_ROWS = 20_000  # beyond them one after another is as fast (100,000 rows: 65 ms together, 15 to 60 alone)
+DECOMPOSED = 500  # levels whose kernel is decomposed, q^3 once: 0.1 s
+
+
+class OneByOne:
+    """Number i is drawn and fitted by a search from the fit's own theta; all that this needs is had once."""
+
+    size = 1
+
+    def __init__(self, fit: "Fit", effects: str, seed: int):
+        self.fit, self.seed = fit, seed
+        self.simulator, self.responses = Simulator.of(fit, effects), Responses(fit.likelihood)
+        self.start = None if fit.is_singular else fit.estimate.evaluation.theta
+
+    def replicates(self, numbers: Sequence[int]) -> list[Replicate]:
+        """Those with these numbers."""
+        with blas_threads(self.fit.likelihood.flops):
+            return [self.fitted(i, self.draw(i)) for i in numbers]
+
+    def draw(self, i: int) -> FloatArray:
+        """The response of number i, (nobs,)."""
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(i,)))
+        return self.simulator.draw(1, rng)[:, 0]
+
+    def fitted(self, i: int, y: FloatArray) -> Replicate:
+        """Number i, whose response is y; NaN where it cannot be fitted."""
+        fit, beta = self.fit, np.full(len(self.fit.spec.fixed_names), np.nan)
+        try:
+            found = estimate(self.responses.likelihood(y), reml=fit.reml, held=fit.estimate.held, start=self.start)
+        except SparselmmError:
+            count = len(beta) + fit.likelihood.parameters.count + 1
+            return Replicate(i, (np.nan,) * count, False, False)
+        at = found.evaluation
+        beta[fit.likelihood.kept] = at.beta
+        values = np.append(beta, natural_values(fit.likelihood.parameters, at.theta, at.sigma))
+        return Replicate(i, tuple(values.tolist()), found.converged, found.is_singular)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Together:
+    """Blocks of responses through `many`, in which no response's numbers depend on the others.
+
+    One that does not converge there is fitted alone.
+    """
+
+    alone: OneByOne
+    design: Design
+    fitter: Fitter
+    size: int
+
+    def replicates(self, numbers: Sequence[int]) -> list[Replicate]:
+        """Those with these numbers."""
+        Y = np.column_stack([self.alone.draw(i) for i in numbers])
+        found = fit_block(self.design, self.fitter, Y.copy(order="K"), self.alone.fit.reml)
+        values = np.column_stack([found.beta, found.varpar, found.sigma]).tolist()
+        return [
+            Replicate(i, tuple(values[j]), True, bool(found.is_singular[j]))
+            if found.converged[j]
+            else self.alone.fitted(i, Y[:, j])
+            for j, i in enumerate(numbers)
+        ]
+
+
+def make_sampler(fit: "Fit", effects: str, seed: int) -> OneByOne | Together:
+    """The sampler that suits the model."""
+    alone = OneByOne(fit, effects, seed)
+    if not _is_for_many(fit):
+        return alone
+    design = Design(fit.spec)
+    if is_one_ratio(design) and fit.spec.q <= DECOMPOSED:
+        fitter: Fitter = Spectral(design, fit.reml)
+    elif is_general(design):
+        fitter = General(design, fit.reml, ddf=False)
+        fitter.starts = np.vstack([fit.estimate.evaluation.theta, fitter.starts])
+    else:
+        return alone
+    return Together(alone, design, fitter, int(np.clip(CELLS // fit.nobs, 1, TOGETHER)))
+
+
+def _is_for_many(fit: "Fit") -> bool:
+    """Few rows, nothing held, every T linear in theta (`hcs` has local optima), and not the user's dense engine."""
+    spec, structures = fit.spec, fit.likelihood.parameters.structures
+    if fit.estimate.held or spec.S is not None or spec.n > FEW_ROWS or isinstance(fit.likelihood, DenseLikelihood):
+        return False
+    proper = all(t.Q is None or not t.Q.null_dim for t in spec.terms)
+    return proper and all(linear_units(s) is not None for s in structures)

@@ -1,0 +1,64 @@
+"""Replicates by blocks: the numbers of a search for each response, whatever the block."""
+
+import numpy as np
+import pytest
+
+from sparselmm.inference.samplers import OneByOne, Together, make_sampler
+from tests.problems import INTRINSIC, PROBLEMS, STRUCTURED
+
+TOGETHER = [
+    "one_factor", "slope", "three_effects", "cs", "nested", "crossed", "crossed_slope", "weighted", "offset",
+    "no_fixed", "rank_deficient", "large_response",
+]  # fmt: skip
+ALONE = ["hcs", "multi_membership", *STRUCTURED, *INTRINSIC]
+NUMBERS = range(12)
+CLOSE = 1e-4  # of a parameter's own spread: two searches with certificates of 1e-5
+
+
+@pytest.mark.parametrize("reml", [True, False])
+@pytest.mark.parametrize("name", TOGETHER)
+def test_a_block_gives_the_numbers_of_each_search(name, reml):
+    fit = PROBLEMS[name].model().fit(reml=reml)
+    sampler = make_sampler(fit, "new", 3)
+    assert isinstance(sampler, Together)
+    together, alone = sampler.replicates(NUMBERS), sampler.alone.replicates(NUMBERS)
+    found, expected = (np.array([r.values for r in some]) for some in (together, alone))
+    assert np.array_equal(np.isnan(found), np.isnan(expected))
+    kept = ~np.isnan(expected).all(axis=0)
+    spread = np.nanstd(expected[:, kept], axis=0)
+    assert (np.nan_to_num(abs(found - expected)[:, kept]) <= CLOSE * spread).all()
+    assert all(r.singular == own.singular for r, own in zip(together, alone, strict=True) if own.converged)
+    assert all(r.converged for r in together)
+
+
+@pytest.mark.parametrize("name", ["one_factor", "slope"])
+def test_a_replicate_has_the_same_bits_in_any_block(name):
+    sampler = make_sampler(PROBLEMS[name].model().fit(), "new", 3)
+    assert sampler.replicates([4]) + sampler.replicates([7, 5]) == [sampler.replicates(range(9))[i] for i in (4, 7, 5)]
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_other_models_go_one_by_one(name):
+    fit = (PROBLEMS | STRUCTURED | INTRINSIC)[name].model().fit()
+    assert isinstance(make_sampler(fit, "fitted", 1), OneByOne)
+
+
+def test_what_is_held_stays_held():
+    given = PROBLEMS["one_factor"]
+    fit = given.model().fit(fixed={"sigma": 1.5})
+    sampler = make_sampler(fit, "new", 1)
+    assert isinstance(sampler, OneByOne) and sampler.replicates([0])[0].values[-1] == 1.5
+
+
+def test_one_that_does_not_converge_is_fitted_alone(monkeypatch):
+    sampler = make_sampler(PROBLEMS["slope"].model().fit(), "new", 3)
+    expected = sampler.alone.replicates([0, 1])
+    fit = sampler.fitter.fit
+
+    def stopped(block):
+        out = fit(block)
+        out.converged[1], out.sigma[1] = False, np.nan
+        return out
+
+    monkeypatch.setattr(sampler.fitter, "fit", stopped)
+    assert sampler.replicates([0, 1])[1] == expected[1]
