@@ -11,6 +11,7 @@ from .latent import latent_words, register_latent
 from .ou import OU
 from .pedigree import Pedigree
 from .residual_serial import AR1Residual, OUResidual
+from .residual_unstructured import UnstructuredResidual
 from .residual_varident import ProductResidual, VarIdentResidual
 from .us import Unstructured
 
@@ -30,6 +31,7 @@ __all__ = [
     "ProductResidual",
     "Residual",
     "Unstructured",
+    "UnstructuredResidual",
     "VarIdentResidual",
     "check_covariance",
     "check_precision",

@@ -109,11 +109,11 @@ class Precision(Protocol):
 class Residual(Protocol):
     """R(rho), the n x n covariance of the residuals relative to sigma^2 and to the prior weights, by its inverse K.
 
-    K is tridiagonal once the rows are ordered by series and time: a diagonal, and one entry for each link of a row
-    with the one before it. Rows (and links) of one class have the same value of K at every rho, so that values are
+    K is a diagonal, and one entry for each link of two rows: of a row with the one before it in a series, of all that
+    belong to one record. Rows (and links) of one class have the same value of K at every rho, so that values are
     computed once a class. `rho` is in unconstrained coordinates, of length `n_params`.
 
-    later, earlier: (L,) the two rows of each link, a series forwards in time. row_class: (n,), link_class: (L,).
+    later, earlier: (L,) the two rows of each link, each pair once. row_class: (n,), link_class: (L,).
     label: the words that describe it, `ar1(t | g)`.
     """
 

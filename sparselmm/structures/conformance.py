@@ -132,16 +132,17 @@ class _RhoKit(_Kit):
         self.equal(self.structure.from_natural(natural), rho, DENSE, "from_natural(to_natural) is another rho", rho)
 
     def bounds(self, start: FloatArray) -> None:
-        """Around the start; the limits on the natural scale lead back to them."""
+        """Around the start; each limit on the natural scale leads back to it."""
         low, high = bounds_of(self.structure)
         self.demand(low.shape == high.shape == (self.k,), f"bounds have shapes {low.shape} and {high.shape}")
         self.demand(
             ((low < start) & (start < high)).all(), f"the start is not inside the bounds {low} and {high}", start
         )
-        for end in (low, high):
-            rho = np.where(np.isfinite(end), end, start)
-            back = self.structure.from_natural(self.structure.to_natural(rho))
-            self.equal(back, rho, DENSE, "from_natural(to_natural) is not the bound", rho)
+        for i, ends in enumerate(zip(low, high, strict=True)):
+            for end in ends:
+                rho = np.where((np.arange(self.k) == i) & np.isfinite(end), end, start)
+                back = self.structure.from_natural(self.structure.to_natural(rho))
+                self.equal(back, rho, DENSE, "from_natural(to_natural) is not the bound", rho)
 
 
 class _CovarianceKit(_Kit):
@@ -312,14 +313,16 @@ class _ResidualKit(_RhoKit):
         self.demand(isinstance(self.residual.label, str), "label is not a string")
 
     def links(self) -> None:
-        """A row follows one other at most and is followed by one at most; each row and link has a class."""
+        """A link joins two rows, once, in one order or the other; each row and link has a class."""
         r = self.residual
         self.demand(len(r.row_class) == self.n, f"row_class has {len(r.row_class)} entries for {self.n} rows")
         same = len(r.later) == len(r.earlier) == len(r.link_class)
         self.demand(same, f"{len(r.later)} later, {len(r.earlier)} earlier rows and {len(r.link_class)} link classes")
         for what, rows in (("later", r.later), ("earlier", r.earlier)):
             self.demand(((rows >= 0) & (rows < self.n)).all(), f"{what} has rows outside 0 ... {self.n - 1}")
-            self.demand(len(np.unique(rows)) == len(rows), f"{what} has a row twice")
+        self.demand((r.later != r.earlier).all(), "a link joins a row with itself")
+        pairs = np.maximum(r.later, r.earlier) * self.n + np.minimum(r.later, r.earlier)
+        self.demand(len(np.unique(pairs)) == len(pairs), "two rows are linked twice")
 
     def dense(self, values: tuple[FloatArray, FloatArray]) -> FloatArray:
         """K (or a derivative of it) from the values of the classes, n x n."""

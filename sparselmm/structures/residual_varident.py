@@ -91,8 +91,8 @@ class ProductResidual:
         self.n_rows, self.n_params = serial.n_rows, serial.n_params + strata.n_params
         self.later, self.earlier = serial.later, serial.earlier
         s = strata.row_class
-        self._rows, self.row_class = _joint(serial.row_class, s)
-        self._links, self.link_class = _joint(serial.link_class, s[self.later], s[self.earlier])
+        self._rows, self.row_class = joint_codes(serial.row_class, s)
+        self._links, self.link_class = joint_codes(serial.link_class, s[self.later], s[self.earlier])
 
     def names(self) -> tuple[str, ...]:
         return self._serial.names() + self._strata.names()
@@ -170,7 +170,7 @@ class ProductResidual:
         return inverse[self._rows[1]] ** 2, inverse[self._links[1]] * inverse[self._links[2]]
 
 
-def _joint(*codes: IntArray) -> tuple[IntArray, IntArray]:
+def joint_codes(*codes: IntArray) -> tuple[IntArray, IntArray]:
     """Classes of c codes (n,) at once: the codes of each class (c, classes), and the class of each row (n,)."""
     sizes = [int(c.max()) + 1 for c in codes]
     keys, out = np.unique(np.ravel_multi_index(codes, sizes), return_inverse=True)

@@ -11,7 +11,15 @@ from sparselmm import DataError, EngineError, ModelError, RandomTerm
 from sparselmm.dense import DenseLikelihood
 from sparselmm.formula import build_spec
 from sparselmm.likelihood import Likelihood
-from sparselmm.structures import AR1Residual, OUResidual, ProductResidual, Residual, VarIdentResidual, check_residual
+from sparselmm.structures import (
+    AR1Residual,
+    OUResidual,
+    ProductResidual,
+    Residual,
+    UnstructuredResidual,
+    VarIdentResidual,
+    check_residual,
+)
 from sparselmm.terms import ModelSpec
 from tests import naive
 
@@ -24,6 +32,7 @@ N = 84
 RNG = np.random.default_rng(5)
 SHUFFLE = RNG.permutation(N)
 SERIES, STEP = np.repeat(np.arange(12), 7)[SHUFFLE], np.tile(np.arange(7), 12)[SHUFFLE]
+VISIT = 7 * SERIES + STEP // 3
 SINGLE = np.where(STEP == 0, 12 + SERIES, SERIES)  # every series loses its first row to a series of its own
 REAL = STEP + RNG.uniform(0, 0.5, N)
 STRATA = np.append([0, 1, 2], RNG.integers(0, 3, N - 3))
@@ -50,6 +59,10 @@ RESIDUALS = {
     "varident": VarIdentResidual(STRATA),
     "ar1 * varident": ProductResidual(AR1Residual(STEP, SERIES), VarIdentResidual((STEP > 2).astype(int))),
     "ou * varident": ProductResidual(OUResidual(REAL, SERIES), VarIdentResidual(STRATA)),
+    "us": UnstructuredResidual(STEP, SERIES),
+    "us of two, with rows alone": UnstructuredResidual(STEP % 2, 4 * SERIES + STEP // 2),
+    "us of three": UnstructuredResidual(STEP % 3, VISIT),
+    "us of four, two never together": UnstructuredResidual(np.choose(STEP % 3, [0, 1 + SERIES % 2, 3]), VISIT),
 }
 TERMS = {
     "none": (),
@@ -130,7 +143,8 @@ BROKEN = {
     "start is not inside the bounds": {"bounds": lambda: (np.array([1.0]), np.array([2.0]))},
     "is not the bound": {"bounds": lambda: (np.array([-30.0]), np.array([30.0]))},
     "names gives 2 names for 1": {"names": lambda: ("a", "b")},
-    "later has a row twice": {"later": np.append(AR.later[1:], AR.later[-1])},
+    "two rows are linked twice": {"later": AR.later[[0, 0, *range(2, 5)]], "earlier": AR.earlier[[0, 0, *range(2, 5)]]},
+    "a link joins a row with itself": {"later": AR.earlier},
     "rows outside": {"earlier": AR.earlier + 5},
     "link classes": {"link_class": AR.link_class[1:]},
     "row_class has 6 entries": {"row_class": AR.row_class[1:]},

@@ -1,0 +1,288 @@
+"""Any covariance among the residuals of one record: several traits of an animal, several visits of a patient."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import scipy.linalg as sla
+
+from .._errors import DataError, EngineError, ModelError
+from .._typing import BoolArray, FloatArray, IntArray
+from ..kernels.chains import chain_product
+from .limits import LARGEST_ATANH, Bounds, arctanh_or_bound, tanh_or_limit
+from .residual_varident import joint_codes
+
+MOST_TRAITS = 60  # a set of traits is the bits of one integer
+LARGEST_RATIO = 1e4  # of a standard deviation to the one it starts from: beyond it the residual variance is zero
+SINGULAR = 1e-12  # of a unit variance: what is left of a trait that others determine
+
+
+class UnstructuredResidual:
+    """R = D C D among the rows of one record, C any correlation matrix of T traits and D their standard deviations.
+
+    A record without some of the traits has the rest of R. rho: log ratios of the standard deviations to that of the
+    first trait, then for each pair j < i of traits that some record has both of, z_ij in
+
+        C = L L',   L_ij = tanh(z_ij) prod_{k<j} sech(z_ik),   L_ii = prod_{k<i} sech(z_ik),
+
+    so that tanh(z_ij) is the partial correlation of i and j given 0 ... j-1 (Lewandowski, Kurowicka & Joe 2009). Of a
+    pair that never meets it is zero: no row says anything about it.
+
+    trait, record: (n,) codes. traits, records: labels. guess: (T, T) covariance to start from, also the middle of the
+    bounds. Errors: DataError for a trait twice in a record; ModelError where there is one trait, or no pair meets.
+    """
+
+    def __init__(
+        self,
+        trait: Any,
+        record: Any,
+        traits: Sequence[Any] | None = None,
+        records: Sequence[Any] | None = None,
+        label: str = "",
+        guess: Any = None,
+    ):
+        self.label = label or "us(trait | record)"
+        self.trait = np.asarray(trait, dtype=np.int64)
+        self.n_rows, self.n_traits = len(self.trait), int(self.trait.max()) + 1
+        self.traits = tuple(range(self.n_traits) if traits is None else traits)
+        record = np.asarray(record, dtype=np.int64)
+        self._check(record)
+        self.later, self.earlier = _pairs_within(self.trait, record)
+        self._check_pairs(record, records)
+        self.pairs = self._met()
+        self.n_params = self.n_traits - 1 + len(self.pairs)
+        self._guess = np.eye(self.n_traits) if guess is None else np.asarray(guess, dtype=np.float64)
+        self._sets, of_record, own = _sets_of_traits(self.trait, record)
+        self._count = np.bincount(of_record)
+        self._rows, self.row_class = joint_codes(own, self.trait)
+        ends = self.trait[self.later], self.trait[self.earlier]
+        self._links, self.link_class = joint_codes(own[self.later], *ends)
+
+    def _check(self, record: IntArray) -> None:
+        if len(record) != self.n_rows:
+            raise DataError(f"residual {self.label}: {self.n_rows} traits for {len(record)} codes of records")
+        unused = np.flatnonzero(np.bincount(self.trait) == 0)
+        if len(unused):
+            raise DataError(f"residual {self.label}: code {unused[0]} of the traits does not occur")
+        if not 2 <= self.n_traits <= MOST_TRAITS:
+            raise ModelError(f"residual {self.label}: {self.n_traits} traits; it is for 2 to {MOST_TRAITS}")
+
+    def _check_pairs(self, record: IntArray, records: Sequence[Any] | None) -> None:
+        if not len(self.later):
+            raise ModelError(
+                f"residual {self.label}: no record has two traits, so there is no correlation to estimate; "
+                "varident(trait) has a variance for each"
+            )
+        twice = np.flatnonzero(self.trait[self.later] == self.trait[self.earlier])
+        if len(twice):
+            row = self.later[twice[0]]
+            name = record[row] if records is None else records[record[row]]
+            raise DataError(
+                f"residual {self.label}: record {name!r} has '{self.traits[self.trait[row]]}' twice ({len(twice)} such "
+                "pairs of rows). A record has one row a trait: name it by a finer group, us(trait | id:visit)"
+            )
+
+    def _met(self) -> list[tuple[int, int]]:
+        """Pairs of traits, j < i, that some record has both of."""
+        met = np.zeros((self.n_traits, self.n_traits), dtype=bool)
+        met[self.trait[self.earlier], self.trait[self.later]] = True
+        return [(j, i) for j, i in combinations(range(self.n_traits), 2) if met[j, i]]
+
+    def names(self) -> tuple[str, ...]:
+        split = self.n_traits - 1
+        natural = self.natural_names()
+        return (*(f"log_{n}" for n in natural[:split]), *(f"atanh_partial_{n}" for n in natural[split:]))
+
+    def natural_names(self) -> tuple[str, ...]:
+        texts = [f"{t:g}" if isinstance(t, float) else str(t) for t in self.traits]
+        ratios = (f"ratio_{text}|residual" for text in texts[1:])
+        return (*ratios, *(f"cor_{texts[j]}.{texts[i]}|residual" for j, i in self.pairs))
+
+    def start(self) -> FloatArray:
+        """That of `guess`, with moderate correlations."""
+        sd = np.sqrt(np.diag(self._guess))
+        cor = self._guess / np.outer(sd, sd)
+        z = np.clip(self._partial(cor), -1.0, 1.0)
+        return np.append(np.log(sd[1:] / sd[0]), z)
+
+    def bounds(self) -> Bounds:
+        """Where a correlation is 1 or -1, or a variance zero beside another, for double precision."""
+        ratios = self.start()[: self.n_traits - 1]
+        ends = np.full(len(self.pairs), LARGEST_ATANH)
+        reach = np.log(LARGEST_RATIO)
+        return np.append(ratios - reach, -ends), np.append(ratios + reach, ends)
+
+    def to_natural(self, rho: FloatArray) -> FloatArray:
+        ratios, z = self._split(rho)
+        limit = np.abs(z) >= LARGEST_ATANH
+        L = self._factor(tanh_or_limit(z), np.where(limit, 0.0, 1 / np.cosh(z)))
+        C = L @ L.T
+        return np.append(ratios[1:], [C[pair] for pair in self.pairs])
+
+    def from_natural(self, natural: FloatArray) -> FloatArray:
+        split = self.n_traits - 1
+        for name, value in zip(self.natural_names()[:split], natural[:split], strict=True):
+            if not 0.0 < value < np.inf:
+                raise ModelError(f"{name} = {value:g}: a ratio of standard deviations is positive")
+        cor = np.eye(self.n_traits)
+        for pair, value in zip(self.pairs, natural[split:], strict=True):
+            cor[pair] = cor[pair[::-1]] = value
+        return np.append(np.log(natural[:split]), self._partial(cor))
+
+    def relative(self, rho: FloatArray) -> FloatArray:
+        """R of a record with all traits, (T, T), the first trait's variance 1."""
+        L = self._root(rho)
+        return np.asarray(L @ L.T)
+
+    def values(self, rho: FloatArray) -> tuple[FloatArray, FloatArray]:
+        return self._by_class(self._inverses(rho)[0])
+
+    def gradient(self, rho: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """-K dR K of each set of traits."""
+        dR = self._slopes(rho)
+        rows, links = np.zeros((len(dR), self._rows.shape[1])), np.zeros((len(dR), self._links.shape[1]))
+        for s, K in enumerate(self._inverses(rho)[0]):
+            dK = -K @ dR @ K
+            at, between = self._rows[0] == s, self._links[0] == s
+            rows[:, at] = dK[:, self._rows[1, at], self._rows[1, at]]
+            links[:, between] = dK[:, self._links[1, between], self._links[2, between]]
+        return rows, links
+
+    def logdet(self, rho: FloatArray) -> float:
+        return float(self._count @ self._inverses(rho)[1])
+
+    def logdet_gradient(self, rho: FloatArray) -> FloatArray:
+        """tr(K dR), summed over the records."""
+        K = np.tensordot(self._count, self._inverses(rho)[0], 1)
+        return np.einsum("ab,kab->k", K, self._slopes(rho))
+
+    def times(self, rho: FloatArray, V: FloatArray) -> FloatArray:
+        R, out = self.relative(rho), np.empty_like(V)
+        beside = R[self.trait[self.later], self.trait[self.earlier]]
+        chain_product(self.later, self.earlier, np.diag(R)[self.trait], beside, np.ascontiguousarray(V), out)
+        return out
+
+    def scales(self, rho: FloatArray) -> FloatArray:
+        return self._split(rho)[0][self.trait]
+
+    def covariance(self, rho: FloatArray) -> FloatArray:
+        return self._dense(self.relative(rho))
+
+    def covariance_gradient(self, rho: FloatArray) -> FloatArray:
+        return np.array([self._dense(d) for d in self._slopes(rho)])
+
+    def _dense(self, among: FloatArray) -> FloatArray:
+        """(n, n) of a matrix (T, T): its entries among the rows of a record, zero elsewhere."""
+        out = np.diag(among[self.trait, self.trait])
+        entries = among[self.trait[self.later], self.trait[self.earlier]]
+        out[self.later, self.earlier] = out[self.earlier, self.later] = entries
+        return out
+
+    def _split(self, rho: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Standard deviations (T,) and z."""
+        split = self.n_traits - 1
+        return np.exp(np.append(0.0, rho[:split])), rho[split:]
+
+    def _factor(self, partial: FloatArray, rest: FloatArray) -> FloatArray:
+        """L (T, T) from tanh z and sech z of the pairs."""
+        T = self.n_traits
+        p, q = np.zeros((T, T)), np.ones((T, T))
+        j, i = np.array(self.pairs).T
+        p[i, j], q[i, j] = partial, rest
+        np.fill_diagonal(p, 1.0)
+        before = np.cumprod(np.column_stack([np.ones(T), q[:, :-1]]), axis=1)
+        return np.tril(p * before)
+
+    def _root(self, rho: FloatArray) -> FloatArray:
+        """D L."""
+        sd, z = self._split(rho)
+        with np.errstate(over="ignore"):
+            return sd[:, None] * self._factor(np.tanh(z), 1 / np.cosh(z))
+
+    def _slopes(self, rho: FloatArray) -> FloatArray:
+        """dR/drho, (n_params, T, T): for z_ij, dL_ij = L_ij sech^2/tanh and dL_im = -tanh(z_ij) L_im behind it."""
+        sd, z = self._split(rho)
+        root = self._root(rho)
+        R, out = root @ root.T, np.zeros((self.n_params, self.n_traits, self.n_traits))
+        for t in range(1, self.n_traits):
+            out[t - 1, t] = R[t]
+        unit = self._factor(np.ones(len(z)), 1 / np.cosh(z))  # products of sech before each entry
+        for k, ((j, i), zk) in enumerate(zip(self.pairs, z, strict=True), start=self.n_traits - 1):
+            slope = np.zeros(self.n_traits)
+            slope[j] = sd[i] * unit[i, j] / np.cosh(zk) ** 2
+            slope[j + 1 : i + 1] = -np.tanh(zk) * root[i, j + 1 : i + 1]
+            out[k, i] = root @ slope
+        return out + out.transpose(0, 2, 1)
+
+    def _inverses(self, rho: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """R_s^-1 of each set s of traits, zero at the others, (S, T, T), and log|R_s|, by a QR of rows of D L."""
+        root, T = self._root(rho), self.n_traits
+        out, logdet = np.zeros((len(self._sets), T, T)), np.empty(len(self._sets))
+        for s, mask in enumerate(self._sets):
+            at = np.flatnonzero(_bits(mask, T))
+            half = np.linalg.qr(root[at].T, mode="r")
+            size = np.abs(np.diag(half))
+            if not (np.isfinite(half).all() and (size > 0.0).all()):
+                raise EngineError(f"residual {self.label}: R is singular to rounding")
+            inverse = sla.solve_triangular(half, np.eye(len(at)))
+            out[s][np.ix_(at, at)] = inverse @ inverse.T
+            logdet[s] = 2 * np.log(size).sum()
+        return out, logdet
+
+    def _by_class(self, K: FloatArray) -> tuple[FloatArray, FloatArray]:
+        s, t = self._rows
+        return K[s, t, t], K[tuple(self._links)]
+
+    def _partial(self, cor: FloatArray) -> FloatArray:
+        """z of the pairs for a correlation matrix (T, T), in which pairs that do not meet are not read."""
+        L, met, out = np.eye(self.n_traits), set(self.pairs), dict[tuple[int, int], float]()
+        for i in range(1, self.n_traits):
+            rest = 1.0
+            for j in range(i):
+                left, scale = cor[i, j] - L[i, :j] @ L[j, :j], np.sqrt(rest) * L[j, j]
+                out[j, i] = p = _partial_correlation(left, scale) if (j, i) in met else 0.0
+                L[i, j] = p * np.sqrt(rest)
+                rest *= 1.0 - p * p
+            L[i, i] = np.sqrt(rest)
+        z = arctanh_or_bound(np.array([out[pair] for pair in self.pairs]))
+        return np.clip(z, -LARGEST_ATANH, LARGEST_ATANH)
+
+
+def _partial_correlation(covariance: float, scale: float) -> float:
+    """covariance / scale; zero where nothing is left that could vary. ModelError beyond +-1."""
+    if scale <= SINGULAR:
+        if abs(covariance) > np.sqrt(SINGULAR):
+            raise ModelError("cor_...|residual: no correlation matrix has these values")
+        return 0.0
+    if abs(covariance) > scale * (1.0 + np.sqrt(SINGULAR)):
+        raise ModelError("cor_...|residual: no correlation matrix has these values")
+    return float(np.clip(covariance / scale, -1.0, 1.0))
+
+
+def _bits(mask: int, count: int) -> BoolArray:
+    return (mask >> np.arange(count)) & 1 == 1
+
+
+def _sets_of_traits(trait: IntArray, record: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+    """Sets of traits that occur together, as bits; the set of each record and of each row."""
+    used, record = np.unique(record, return_inverse=True)
+    masks = np.zeros(len(used), dtype=np.int64)
+    np.bitwise_or.at(masks, record, np.int64(1) << trait)
+    sets, of_record = np.unique(masks, return_inverse=True)
+    return sets, of_record, of_record[record]
+
+
+def _pairs_within(trait: IntArray, record: IntArray) -> tuple[IntArray, IntArray]:
+    """All pairs of rows of one record, (L,) each: the one with the higher trait, and the other."""
+    order = np.lexsort((trait, record))
+    later, earlier, step = [], [], 1
+    while step < len(order):
+        same = record[order[step:]] == record[order[:-step]]
+        if not same.any():
+            break
+        later.append(order[step:][same])
+        earlier.append(order[:-step][same])
+        step += 1
+    none = np.zeros(0, dtype=np.int64)
+    return np.concatenate([none, *later]), np.concatenate([none, *earlier])
