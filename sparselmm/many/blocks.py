@@ -23,15 +23,20 @@ from .structured import Structured
 class Fitter(Protocol):
     """Fits every response of a block of one design at its own optimum."""
 
+    design: Design
+
     def fit(self, block: Block) -> Estimates:
         """Estimates in the order of the block's columns."""
 
+    def on(self, design: Design) -> "Fitter":
+        """The same method for another design."""
 
-def make_fitter(design: Design, reml: bool, weighted: bool) -> Fitter:
-    """The fitter that suits the model; weighted: each response has weights of its own."""
+
+def make_fitter(design: Design, reml: bool, weighted: bool, ddf: bool = True) -> Fitter:
+    """The fitter that suits the model; weighted: each response has weights of its own; ddf: degrees of freedom."""
     if is_one_ratio(design) and not weighted:
-        return Spectral(design, reml)
-    return General(design, reml) if is_general(design) else Structured(design, reml)
+        return Spectral(design, reml, ddf)
+    return General(design, reml, ddf) if is_general(design) else Structured(design, reml, ddf)
 
 
 def fit_block(
@@ -51,13 +56,13 @@ def fit_block(
     aside = constant | (finite < len(Y))
     Y[:, aside] = design.spec.y[:, None]
     size = np.maximum(np.abs(least), np.abs(largest))
-    out = _fit_complete(design, fitter, Y, np.where(aside, 0.0, size), weights)
+    out = _fit_complete(fitter, Y, np.where(aside, 0.0, size), weights)
     out.blank(constant, CONSTANT)
     out.blank(infinite > 0, INFINITE)
     out.blank((finite == 0) & (infinite == 0), MISSING)
     out.nobs[:] = finite
     if len(partial):
-        out.put(partial, fit_patterns(design, gaps, reml, None if weights is None else weights[partial]))
+        out.put(partial, fit_patterns(fitter, gaps, None if weights is None else weights[partial]))
     return out
 
 
@@ -80,10 +85,9 @@ def fit_together(
     return names, out, extra
 
 
-def _fit_complete(
-    design: Design, fitter: Fitter, Y: FloatArray, size: FloatArray, weights: FloatArray | None
-) -> Estimates:
+def _fit_complete(fitter: Fitter, Y: FloatArray, size: FloatArray, weights: FloatArray | None) -> Estimates:
     """Y without gaps; size (v,) of the largest value: a residual of its rounding is an exact fit."""
+    design = fitter.design
     block = replace(residualise(design, Y), weights=weights)
     exact = block.ss <= design.weights.sum() * (ROUNDING * size) ** 2
     if exact.any():
@@ -95,27 +99,26 @@ def _fit_complete(
     return out
 
 
-def fit_patterns(design: Design, Y: FloatArray, reml: bool, weights: FloatArray | None = None) -> Estimates:
+def fit_patterns(fitter: Fitter, Y: FloatArray, weights: FloatArray | None = None) -> Estimates:
     """Responses (n, v) with gaps: one design for each set of rows that are there, however many responses share it."""
     bits = np.packbits(np.isfinite(Y), axis=0).T
     _, first, group = np.unique(bits, axis=0, return_index=True, return_inverse=True)
-    out = empty(Y.shape[1], len(design.L), design.parameters.count)
+    out = empty(Y.shape[1], len(fitter.design.L), fitter.design.parameters.count)
     for g, example in enumerate(first):
         where = np.flatnonzero(group.ravel() == g)
         keep = np.flatnonzero(np.isfinite(Y[:, example]))
         own = None if weights is None else weights[np.ix_(where, keep)]
-        out.put(where, _fit_rows(design, keep, np.ascontiguousarray(Y[np.ix_(keep, where)]), reml, own))
+        out.put(where, _fit_rows(fitter, keep, np.ascontiguousarray(Y[np.ix_(keep, where)]), own))
     return out
 
 
-def _fit_rows(design: Design, keep: IntArray, Y: FloatArray, reml: bool, weights: FloatArray | None) -> Estimates:
+def _fit_rows(fitter: Fitter, keep: IntArray, Y: FloatArray, weights: FloatArray | None) -> Estimates:
     """The model on some rows; where it has none, its error is every response's reason."""
     try:
-        part = design.rows(keep)
-        fitter = make_fitter(part, reml, weights is not None)
-        return _fit_complete(part, fitter, Y, np.abs(Y).max(axis=0), weights)
+        part = fitter.on(fitter.design.rows(keep))
+        return _fit_complete(part, Y, np.abs(Y).max(axis=0), weights)
     except SparselmmError as error:
-        out = empty(Y.shape[1], len(design.L), design.parameters.count)
+        out = empty(Y.shape[1], len(fitter.design.L), fitter.design.parameters.count)
         everything: BoolArray = np.ones(Y.shape[1], dtype=bool)
         out.blank(everything, str(error))
         out.nobs[:] = len(keep)

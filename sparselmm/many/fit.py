@@ -14,6 +14,7 @@ from ..formula.table import open_table
 from ..mapping import map_blocks
 from ..terms import ModelSpec
 from .blocks import Fitter, complete, fit_block, fit_together, make_fitter
+from .degrees import wanted
 from .design import Design, contrast_matrix, residualise
 from .estimates import Estimates, concatenate
 from .general import is_general
@@ -38,6 +39,7 @@ def lmm_many(
     residual: str | None = None,
     context: Mapping[str, Any] | None = None,
     contrasts: Mapping[str, Any] | None = None,
+    ddf: str | None = None,
     samples: str | None = None,
     layer: str | None = None,
     block: int | None = None,
@@ -50,6 +52,7 @@ def lmm_many(
     fit into memory. weights: a column's name or (n,), the same for all; or (v, n), each response's own (voom).
     mode: "per-response": each response has its own variances. "common": one V for all of them, the matrix-normal model.
     "shrunk": its own, with a prior on the log ratio that all responses give. contrasts: name -> {coefficient: weight}.
+    ddf: "satterthwaite" (None is the same), or "wald", without degrees of freedom, faster where there are several ratios.
     samples: the column of labels by which the rows of `data` and of Y are matched; without it the index of both, if
     they have one. A response that cannot be fitted gets NaN and a `reason`, and nothing else changes.
     block: responses of a block, by default what 32 MB hold. client: a `dask.distributed.Client` over whose workers
@@ -60,12 +63,13 @@ def lmm_many(
         raise ModelError(f"mode={mode!r}: one of {', '.join(map(repr, MODES))}")
     own = each_responses_own(weights)
     shared = weights if own is None else None
+    degrees = wanted(ddf)
     spec, keep, source = _read(formula, data, Y, shared, offset, residual, context, samples, layer)
     design = Design(spec, contrast_matrix(contrasts, spec.fixed_names))
     if own is not None:
         own = check_weights(own, source, design, keep)
     size = block_size(design) if block is None else check_size(block)
-    run = _Run(design, source, keep, reml, own, size, client)
+    run = _Run(design, source, keep, reml, degrees, own, size, client)
     names, estimates, extra = {"per-response": run.each, "common": run.common, "shrunk": run.shrunk}[mode]()
     return ManyFits(spec, design, names, tuple(contrasts or ()), estimates, reml, mode, extra)
 
@@ -162,19 +166,20 @@ def _labels(data: Any, table: Any, samples: str | None) -> pd.Index | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Run:
-    """The three modes. own: (v, n) weights of each response, or None. size: responses of a block."""
+    """The three modes. ddf: whether to find degrees of freedom. own: (v, n) weights of each response. size: of a block."""
 
     design: Design
     source: Source
     keep: IntArray | None
     reml: bool
+    ddf: bool
     own: FloatArray | None
     size: int
     client: Any
 
     def each(self, fitter: Fitter | None = None) -> Outcome:
         """Every response at its own optimum, block by block."""
-        fitter = make_fitter(self.design, self.reml, self.own is not None) if fitter is None else fitter
+        fitter = fitter or make_fitter(self.design, self.reml, self.own is not None, self.ddf)
         found = list(map_blocks(_fit, (self.design, fitter, self.reml), self._with_weights(), self.client))
         if not found:
             raise DataError("Y has no responses")
@@ -189,7 +194,10 @@ class _Run:
             raise ModelError("mode='common' has one V for all responses: give one weight a sample, not one a cell")
         blocks = list(self._blocks())
         names = blocks[0][0].append([labels for labels, _ in blocks[1:]])
-        return fit_together(self.design, np.hstack([Y for _, Y in blocks]), self.reml, names)
+        names, found, extra = fit_together(self.design, np.hstack([Y for _, Y in blocks]), self.reml, names)
+        if not self.ddf:
+            found.df[:] = found.df_residual[:] = np.nan
+        return names, found, extra
 
     def shrunk(self) -> Outcome:
         """Every response with a prior on its ratio; two passes over Y."""
@@ -197,7 +205,7 @@ class _Run:
             raise ModelError("mode='shrunk' is for one variance ratio, such as (1 | g), and weights that all share")
         if self.source.names is None:
             raise DataError("mode='shrunk' reads Y twice: give it in memory, not as an iterator of blocks")
-        fitter = Spectral(self.design, self.reml)
+        fitter = Spectral(self.design, self.reml, self.ddf)
         found = map_blocks(_profiles, fitter, self._blocks(), self.client)
         mu, tau = fit_prior(np.concatenate([part for _, part in found]))
         names, estimates, _ = self.each(shrunken(fitter, mu, tau))

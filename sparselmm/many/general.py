@@ -15,6 +15,7 @@ from .._typing import BoolArray, FloatArray, IntArray
 from ..kernels.response_products import all_designs, all_sums
 from ..kernels.response_score import evaluate_responses, factorise, reductions
 from ..terms import RandomTerm
+from .degrees import STEP, satterthwaite
 from .design import Block, Design, by_rows, by_tiles
 from .estimates import NOT_CONVERGED, Estimates, empty
 from .factors import Factors
@@ -26,9 +27,7 @@ GRID = {1: (0.05, 0.2, 0.5, 0.8, 1.2, 1.8, 3.0, 8.0), 2: (0.1, 0.4, 0.9, 2.0), 3
 NEAR_EDGE = 1e-2  # as `fitting`: smaller scale parameters are compared with exactly zero
 SAME = 1e-9  # as `fitting`
 CERTIFICATE = 1e-5
-RCOND = 1e-10  # of the information: a direction that the data say nothing about has no part in the variances
 TAIL = 200  # columns of the tail; beyond it a sparse factor is faster
-DDF_STEP = 1e-4  # of central differences of the exact score: errors of 1e-8 both ways
 
 
 def is_general(design: Design) -> bool:
@@ -68,6 +67,10 @@ class General:
         values = GRID.get(sizes, (0.3, 1.0))
         rows = list(product(values, repeat=sizes)) if sizes <= 6 else [(v,) * sizes for v in GRID[1]]
         self.starts = np.array([self.factors.start(np.array(row)) for row in rows])
+
+    def on(self, design: Design) -> "General":
+        """The same method for another design."""
+        return General(design, self.reml, self.ddf)
 
     def _lay_out(self, terms: list[RandomTerm]) -> None:
         """Rows of the design: codes and Z of the absorbed term, places and values of the tail."""
@@ -270,25 +273,22 @@ class Chunk:
         return self.nu * (1.0 + np.log(2.0 * np.pi)) + fixed - self.products.sum_log_weights
 
     def _satterthwaite(self, x: FloatArray, points: "Points", unscaled: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Degrees of freedom (v, c) and those of sigma^2 (v,): 2 f^2/var(f), f = sigma^2 c(x) (Satterthwaite 1946).
+        """Degrees of freedom (v, c) and those of sigma^2 (v,).
 
         The profile's Hessian is that of central differences of the exact score; with rho = cross/sigma^2 the one by
         (x, log sigma^2) is [H + rho rho'/nu, rho; rho', nu].
         """
         k, L, everyone = x.shape[1], self.model.design.loadings, np.arange(self.v)
-        g, H = np.ones((self.v, k + 1, len(L))), np.empty((self.v, k + 1, k + 1))
-        for i in range(k):
-            step = np.eye(k)[i] * DDF_STEP
-            ahead, behind = self.at(everyone, x + step, False), self.at(everyone, x - step, False)
+        relative, H = np.empty((self.v, k, len(L))), np.empty((self.v, k + 1, k + 1))
+        for i, unit in enumerate(STEP * np.eye(k)):
+            ahead, behind = self.at(everyone, x + unit, False), self.at(everyone, x - unit, False)
             change = np.einsum("ca,vab,cb->vc", L, ahead.vcov - behind.vcov, L)
-            g[:, i] = change / (2.0 * DDF_STEP) / unscaled
-            H[:, i, :k] = (ahead.gradient - behind.gradient) / (2.0 * DDF_STEP)
+            relative[:, i] = change / (2.0 * STEP) / unscaled
+            H[:, i, :k] = (ahead.gradient - behind.gradient) / (2.0 * STEP)
         rho = points.cross
         H[:, :k, :k] = 0.5 * (H[:, :k, :k] + H[:, :k, :k].transpose(0, 2, 1)) + rho[:, :, None] * rho[:, None] / self.nu
         H[:, :k, k], H[:, k, :k], H[:, k, k] = rho, rho, self.nu
-        inverse = np.linalg.pinv(H, rcond=RCOND, hermitian=True)
-        spread, residual = np.einsum("vic,vij,vjc->vc", g, inverse, g), inverse[:, k, k]
-        return np.where(spread > 0, 1.0 / spread, np.nan), np.where(residual > 0, 1.0 / residual, np.nan)
+        return satterthwaite(H, relative)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

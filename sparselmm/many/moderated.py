@@ -57,7 +57,9 @@ def moderated_table(e: Estimates, column: int, responses: pd.Index, moderated: b
     beta, se, df, variances = e.beta[:, column], e.se[:, column], e.df[:, column], e.sigma**2
     df = np.where(np.isfinite(df), df, e.df_residual)
     if moderated and not np.isfinite(e.df_residual).any():
-        raise ModelError("moderated statistics need degrees of freedom, which this model lacks: use moderated=False")
+        raise ModelError(
+            "moderated=True needs degrees of freedom: fit with ddf='satterthwaite', or use moderated=False"
+        )
     if moderated:
         s02, d0 = fit_prior(variances, e.df_residual)
         se = se * np.sqrt(squeeze(variances, e.df_residual, s02, d0) / variances)

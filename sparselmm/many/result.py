@@ -55,7 +55,7 @@ class ManyFits:
 
     @property
     def fixef_df(self) -> FloatArray:
-        """Satterthwaite's degrees of freedom, (v, p); NaN with series, structured residuals, some pedigrees."""
+        """Satterthwaite's degrees of freedom, (v, p); n - p (REML) with mode="common", NaN with ddf="wald"."""
         return self.estimates.df[:, : len(self.coefficients)]
 
     @property

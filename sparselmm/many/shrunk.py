@@ -41,4 +41,4 @@ def fit_prior(loglik: FloatArray) -> tuple[float, float]:
 def shrunken(fitter: Spectral, mu: float, tau: float) -> Spectral:
     """The fitter whose criterion has the prior's -2 log density added."""
     prior = np.array([mu - np.log(fitter.scale), 1.0 / tau**2])
-    return Spectral(fitter.design, fitter.reml, prior)
+    return Spectral(fitter.design, fitter.reml, fitter.ddf, prior)

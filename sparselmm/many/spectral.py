@@ -113,10 +113,13 @@ def _eigenvalues(A: FloatArray) -> FloatArray:
 
 
 class Spectral:
-    """Fits responses of a model with one ratio. prior: mean and half the precision of log phi, or none."""
+    """Fits responses of a model with one ratio. prior: mean and half the precision of log phi, or none.
 
-    def __init__(self, design: Design, reml: bool, prior: FloatArray = NO_PRIOR):
-        self.design, self.reml, self.prior = design, reml, prior
+    ddf: whether degrees of freedom are wanted.
+    """
+
+    def __init__(self, design: Design, reml: bool, ddf: bool = True, prior: FloatArray = NO_PRIOR):
+        self.design, self.reml, self.ddf, self.prior = design, reml, ddf, prior
         self.spectrum = found = spectrum(design)
         self.d = found.lam if reml else found.d
         self.nu = float(design.degrees(reml))
@@ -129,6 +132,10 @@ class Spectral:
         self._w = 1.0 / (1.0 + np.outer(found.lam, self._phi))
         self._lam_w2 = found.lam[:, None] * self._w**2
         self._trace = (self.d[:, None] / (1.0 + np.outer(self.d, self._phi))).sum(axis=0)
+
+    def on(self, design: Design) -> "Spectral":
+        """The same method for another design."""
+        return Spectral(design, self.reml, self.ddf, self.prior)
 
     def _shape(self) -> FloatArray:
         """(c, r + 2): variance at phi = 0, weight of what no eigenvector sees, squared loadings over lam."""
@@ -186,8 +193,9 @@ class Spectral:
         out.sigma[:] = np.sqrt(sigma2)
         out.varpar[:, 0] = out.theta[:, 0] * out.sigma
         out.loglik[:] = -0.5 * (self._constant() + logdet + self.nu * np.log(sigma2))
-        hessian = np.stack([d2 / sigma2 - curve, -d1 / sigma2])
-        out.df[:], out.df_residual[:] = satterthwaite(hessian, self.nu, unscaled, slope, phi == 0.0)
+        if self.ddf:
+            hessian = np.stack([d2 / sigma2 - curve, -d1 / sigma2])
+            out.df[:], out.df_residual[:] = satterthwaite(hessian, self.nu, unscaled, slope, phi == 0.0)
         out.gradient_norm[:], out.nobs[:] = norm, self.design.n
         out.converged[:] = (norm <= CERTIFICATE) & (end != RUNAWAY)
         out.is_singular[:] = end == EDGE

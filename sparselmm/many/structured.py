@@ -15,6 +15,8 @@ from .._typing import FloatArray
 from ..equations import CrossProducts, cross_products
 from ..fitting import Estimate, estimate
 from ..likelihood import Likelihood
+from ..structures.limits import at_bounds
+from .degrees import STEP, WIDE_STEP, satterthwaite
 from .design import Block, Design, term_matrix
 from .estimates import NOT_CONVERGED, Estimates, empty
 
@@ -23,14 +25,18 @@ SD = "sd_"
 
 
 class Structured:
-    """Fits responses one after another through the sparse mixed-model equations."""
+    """Fits responses one after another through the sparse mixed-model equations. ddf: with degrees of freedom."""
 
-    def __init__(self, design: Design, reml: bool):
-        self.design, self.reml = design, reml
+    def __init__(self, design: Design, reml: bool, ddf: bool = True):
+        self.design, self.reml, self.ddf = design, reml, ddf
         self.likelihood = Likelihood(design.spec, products=design.products)
         structures, bases = self.likelihood.parameters.structures, design.products.bases
         roots = [[np.asarray(size * np.linalg.inv(basis), dtype=np.float64) for basis in bases] for size in GRID]
         self.starts = [self.likelihood.parameters.start(root) for root in roots] if structures else []
+
+    def on(self, design: Design) -> "Structured":
+        """The same method for another design."""
+        return Structured(design, self.reml, self.ddf)
 
     def fit(self, block: Block) -> Estimates:
         """Every response of a block at its own optimum."""
@@ -98,11 +104,40 @@ class Structured:
         theta, sigma = found.evaluation.theta, found.evaluation.sigma
         parameters, L = self.likelihood.parameters, self.design.loadings
         sd = np.array([name.startswith(SD) for name in parameters.natural_names])
-        solution = self._likelihood.solution(theta)
-        half = np.linalg.solve(solution.RX, L.T)
-        out.beta[j], out.se[j] = L @ (base + solution.beta), sigma * np.sqrt((half**2).sum(axis=0))
+        beta = self._likelihood.solution(theta).beta
+        out.beta[j], out.se[j] = L @ (base + beta), sigma * np.sqrt(self._unscaled(theta))
         out.theta[j], out.sigma[j] = theta, sigma
         out.varpar[j] = parameters.to_natural(theta) * np.where(sd, sigma, 1.0)
         out.loglik[j], out.gradient_norm[j] = -0.5 * found.evaluation.deviance, found.gradient_norm
         out.nobs[j], out.converged[j], out.is_singular[j] = self.design.n, found.converged, found.is_singular
         out.reason[j] = "" if found.converged else NOT_CONVERGED
+        if self.ddf:
+            out.df[j], out.df_residual[j] = self._degrees(found)
+
+    def _unscaled(self, theta: FloatArray) -> FloatArray:
+        """Variances of what is wanted over sigma^2, (c,)."""
+        half = np.linalg.solve(self._likelihood.solution(theta).RX, self.design.loadings.T)
+        return (half**2).sum(axis=0)
+
+    def _degrees(self, found: Estimate) -> tuple[FloatArray, float]:
+        """Satterthwaite's, (c,) and of sigma^2; correlations and rates at their limits have no part in them."""
+        likelihood, chart, sigma = self._likelihood, found.chart, found.evaluation.sigma
+        x = chart.coordinates(found.evaluation.theta, sigma)
+        inside = np.flatnonzero(~at_bounds(x, chart.bounds()))
+        inverse = np.linalg.inv(likelihood.scaling())
+
+        def at(x: FloatArray) -> tuple[FloatArray, FloatArray]:
+            theta, _ = chart.model(x)
+            score = likelihood.derivatives(theta, reml=self.reml, sigma=sigma).gradient
+            return (inverse.T @ score)[inside], np.log(self._unscaled(theta))
+
+        k, step = len(inside), STEP if len(inside) == len(x) else WIDE_STEP
+        H, relative = np.empty((k + 1, k + 1)), np.empty((k, len(self.design.L)))
+        for i, unit in enumerate(step * np.eye(len(x))[inside]):
+            ahead, behind = at(x + unit), at(x - unit)
+            H[i, :k], relative[i] = ((a - b) / (2.0 * step) for a, b in zip(ahead, behind, strict=True))
+        H[:k, :k] = 0.5 * (H[:k, :k] + H[:k, :k].T)
+        H[:k, k] = H[k, :k] = (inverse.T @ found.derivatives.cross_log_sigma2)[inside]
+        H[k, k] = found.derivatives.information_log_sigma2
+        df, residual = satterthwaite(H[None], relative[None])
+        return df[0], float(residual[0])

@@ -11,6 +11,7 @@ from tests.many.test_general import CROSSED, SLOPE, ZERO
 from tests.many.test_spectral import SD_RTOL, assert_agrees
 
 LOGLIK_ATOL = 1e-7  # two searches for one optimum
+DF_RTOL = 1e-3  # both by differences of exact scores, at two ends of a search
 SE_RTOL = 1e-4  # standard errors follow the variances, which a flat criterion leaves this loose
 
 
@@ -99,7 +100,27 @@ def test_structured_models_are_their_single_fits(formula, options):
         np.testing.assert_allclose(fits.loglik[j], single.loglik, atol=LOGLIK_ATOL)
         np.testing.assert_allclose(fits.fixef_se[j], single.fixef_se, rtol=SE_RTOL)
         np.testing.assert_allclose(fits.fixef[j], single.fixef, atol=SE_RTOL)
-    table = fits.top_table("x", moderated=False)
+        np.testing.assert_allclose(fits.fixef_df[j], single.coef_table("satterthwaite")["df"], rtol=DF_RTOL)
+    assert (fits.df_residual > 0.0).all() and np.isfinite(fits.top_table("x")["p_value"]).all()
+
+
+MODELS = ["~ age + (1 | donor)", "~ age + (1 | donor) + (1 | batch)", "~ age + (1 | donor) + known(1 | batch, Q)"]
+
+
+@pytest.mark.parametrize("formula", MODELS)
+def test_without_degrees_of_freedom_all_else_is_the_same(formula):
+    context = {"Q": slm.Known(np.eye(20), levels=sorted(samples()["batch"].unique()))}
+    with_them = slm.lmm_many(formula, samples(), responses()[:, :3], context=context, ddf="satterthwaite")
+    fits = slm.lmm_many(formula, samples(), responses()[:, :3], context=context, ddf="wald")
+    assert np.isfinite(with_them.fixef_df).all() and np.isnan(fits.fixef_df).all() and np.isnan(fits.df_residual).all()
+    for what in ("fixef", "fixef_se", "varpar", "loglik", "gradient_norm"):
+        np.testing.assert_array_equal(getattr(fits, what), getattr(with_them, what))
+    table = fits.top_table("age", moderated=False)
     np.testing.assert_allclose(table["p_value"], 2.0 * norm.sf(np.abs(table["estimate"] / table["std_error"])))
     with pytest.raises(slm.ModelError, match="moderated=False"):
-        fits.top_table("x")
+        fits.top_table("age")
+
+
+def test_what_degrees_of_freedom_there_are():
+    with pytest.raises(slm.ModelError, match="ddf='kenward': 'satterthwaite', 'wald' or None"):
+        slm.lmm_many(ONE, samples(), responses(), ddf="kenward")
