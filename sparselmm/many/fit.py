@@ -52,7 +52,7 @@ def lmm_many(
     fit into memory. weights: a column's name or (n,), the same for all; or (v, n), each response's own (voom).
     mode: "per-response": each response has its own variances. "common": one V for all of them, the matrix-normal model.
     "shrunk": its own, with a prior on the log ratio that all responses give. contrasts: name -> {coefficient: weight}.
-    ddf: "satterthwaite" (None is the same), or "wald", without degrees of freedom, faster where there are several ratios.
+    ddf: "satterthwaite" (None is the same), or "wald", without degrees of freedom, faster with several ratios.
     samples: the column of labels by which the rows of `data` and of Y are matched; without it the index of both, if
     they have one. A response that cannot be fitted gets NaN and a `reason`, and nothing else changes.
     block: responses of a block, by default what 32 MB hold. client: a `dask.distributed.Client` over whose workers
@@ -166,7 +166,7 @@ def _labels(data: Any, table: Any, samples: str | None) -> pd.Index | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Run:
-    """The three modes. ddf: whether to find degrees of freedom. own: (v, n) weights of each response. size: of a block."""
+    """The three modes. ddf: whether to find degrees of freedom. own: (v, n) weights or None. size: of a block."""
 
     design: Design
     source: Source
