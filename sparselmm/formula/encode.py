@@ -166,9 +166,9 @@ def build_spec(
     """The model that `formula` describes for the rows of `data`.
 
     data: a table that narwhals reads (pandas, polars, pyarrow). weights, offset: a column name or an array of
-    len(data). residual: `ar1(t | g)`, `ou(t | g)`, `varident(f)`, or the last times one of the others; None for
-    independent residuals of one variance. context: further names for the formula. Rows with a missing value in
-    anything that is used are dropped and counted.
+    len(data). residual: `ar1(t | g)`, `ou(t | g)`, `varident(f)`, the last times one of the others, or
+    `us(trait | record)`; None for independent residuals of one variance. context: further names for the formula. Rows
+    with a missing value in anything that is used are dropped and counted.
     Errors: FormulaError (the place underlined), DataError (the column named), ModelError.
     """
     return _Builder(formula, data, evaluation_context(context), residual).build(weights, offset)
@@ -306,7 +306,7 @@ class _Builder:
         if self.residual is None:
             return None
         values = lambda expr: evaluate(self._text(expr), expr, frame, self.context, {})  # noqa: E731
-        return self.residual.build(values, GroupCoder(frame).factor)
+        return self.residual.build(values, GroupCoder(frame).factor, self.parsed.response)
 
     def _strata(self, frame: pd.DataFrame) -> TermEncoding | None:
         """Of varident() alone; no codes of rows are kept."""

@@ -1,12 +1,15 @@
-"""The grammar of residual=: `ar1(t | g)`, `ou(t | g)`, `varident(f)`, and products of the last with the others."""
+"""The grammar of residual=: `us(trait | record)`, or `ar1(t | g)`, `ou(t | g)`, `varident(f)` and their products."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+import numpy as np
 
 from .._errors import FormulaError
 from .._typing import FloatArray
 from ..structures.base import Residual
 from ..structures.residual_serial import AR1Residual, OUResidual
+from ..structures.residual_unstructured import UnstructuredResidual
 from ..structures.residual_varident import ProductResidual, VarIdentResidual
 from ..terms import GroupingFactor
 from .names import suggest
@@ -14,8 +17,10 @@ from .parse import read_groups
 from .tokens import Expr, Source, tokenize
 
 SERIAL: dict[str, type[AR1Residual] | type[OUResidual]] = {"ar1": AR1Residual, "ou": OUResidual, "car1": OUResidual}
-STRATA = "varident"
-USAGE = "residual= is ar1(t | g), ou(t | g), varident(f), or a product such as ar1(t | g) * varident(f)"
+STRATA, RECORDS = "varident", "us"
+USAGE = (
+    "residual= is ar1(t | g), ou(t | g), varident(f), a product such as ar1(t | g) * varident(f), or us(trait | record)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +42,48 @@ class StrataPart:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordPart:
+    """`us(trait | record)`, each one column or several joined by ':'."""
+
+    trait: tuple[str, ...]
+    record: tuple[str, ...]
+    text: str
+
+    def build(self, y: FloatArray, factor: Callable[[tuple[str, ...]], GroupingFactor]) -> UnstructuredResidual:
+        """Of rows with responses y (n,), whose variances by trait are a guess."""
+        trait, record = factor(self.trait), factor(self.record)
+        count = np.maximum(np.bincount(trait.codes), 1)
+        rest = y - (np.bincount(trait.codes, y) / count)[trait.codes]
+        variance = np.bincount(trait.codes, rest**2) / count
+        guess = np.diag(np.where(variance > 0.0, variance, 1.0))
+        return UnstructuredResidual(
+            trait.codes, record.codes, trait.labels(), record.labels(), self.text, guess
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class ParsedResidual:
-    """What residual= says, before any table is seen; one of the two at least."""
+    """What residual= says, before any table is seen; one of the three at least."""
 
     serial: SerialPart | None
     strata: StrataPart | None
+    records: RecordPart | None = None
 
     @property
     def groups(self) -> list[str]:
         """Columns that only group."""
-        return [*(self.serial.series if self.serial else ()), *(self.strata.strata if self.strata else ())]
+        within = (*self.records.trait, *self.records.record) if self.records else ()
+        return [*(self.serial.series if self.serial else ()), *(self.strata.strata if self.strata else ()), *within]
 
     def build(
-        self, evaluate: Callable[[Expr], FloatArray], factor: Callable[[tuple[str, ...]], GroupingFactor]
+        self,
+        evaluate: Callable[[Expr], FloatArray],
+        factor: Callable[[tuple[str, ...]], GroupingFactor],
+        response: Expr,
     ) -> Residual:
         """The residual for rows whose expressions and grouping factors the two functions give."""
+        if self.records is not None:
+            return self.records.build(evaluate(response), factor)
         serial = self._serial(evaluate, factor) if self.serial else None
         if self.strata is None:
             assert serial is not None
@@ -80,8 +112,13 @@ def parse_residual(text: str) -> ParsedResidual:
         raise FormulaError(f"residual= is empty. {USAGE}")
     serial: SerialPart | None = None
     strata: StrataPart | None = None
-    for lo, hi in _factors(source):
+    factors = list(_factors(source))
+    for lo, hi in factors:
         word = _word(source, lo, hi)
+        if word == RECORDS:
+            if len(factors) > 1:
+                raise source.error("us(trait | record) has every variance and correlation: it stands alone", lo, hi)
+            return ParsedResidual(None, None, _read_records(source, lo, hi))
         if word == STRATA:
             if strata is not None:
                 raise source.error("varident() is there twice: one factor, or varident(f:g) for combinations", lo, hi)
@@ -108,7 +145,7 @@ def _word(source: Source, lo: int, hi: int) -> str:
     if lo == hi:
         at = min(lo, len(source.tokens) - 1)
         raise source.error("a factor is missing beside '*'", at, at + 1)
-    word, words = source.tokens[lo].text, (*SERIAL, STRATA)
+    word, words = source.tokens[lo].text, (*SERIAL, STRATA, RECORDS)
     if not source.is_call(lo) or source.partner[lo + 1] != hi - 1:
         raise source.error(f"this is not understood: {USAGE}", lo, hi)
     if word not in words:
@@ -129,6 +166,14 @@ def _read_serial(source: Source, word: str, lo: int, hi: int) -> SerialPart:
         raise time.error(f"{word}() needs the times: number the rows of each series in a column, and name it here")
     series = _group(source, stop + 1, hi - 1) if bars else ()
     return SerialPart(word, time, series, _text(source, lo, hi))
+
+
+def _read_records(source: Source, lo: int, hi: int) -> RecordPart:
+    bars = [i for i in source.top(lo + 2, hi - 1) if source.tokens[i].text in ("|", "||")]
+    if len(bars) != 1 or source.tokens[bars[0]].text == "||" or bars[0] in (lo + 2, hi - 2):
+        raise source.error("us(trait | record): the traits (or visits) of a row, and what rows belong together", lo, hi)
+    bar = bars[0]
+    return RecordPart(_group(source, lo + 2, bar), _group(source, bar + 1, hi - 1), _text(source, lo, hi))
 
 
 def _group(source: Source, lo: int, hi: int) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sparselmm import DataError, FormulaError
+from sparselmm import DataError, FormulaError, ModelError
 from sparselmm.formula import build_spec
 from sparselmm.formula.residual import parse_residual
 
@@ -64,7 +64,7 @@ def test_product_in_either_order(text):
     ("text", "message"),
     [
         ("", "residual= is empty"),
-        ("ar(t | g)", "unknown residual structure 'ar': known are ar1, ou, car1, varident; did you mean 'ar1'"),
+        ("ar(t | g)", "unknown residual structure 'ar': known are ar1, ou, car1, varident, us; did you mean 'ar1'"),
         ("varIdnt(f)", "did you mean 'varident'"),
         ("ar1", "is not understood"),
         ("ar1(t | g) + varident(f)", "is not understood"),
@@ -79,6 +79,12 @@ def test_product_in_either_order(text):
         ("ar1(t | g/f)", "one grouping factor"),
         ("varident(f + g)", "one grouping factor"),
         ("ar1(t | g", "is never closed"),
+        ("us(f)", r"us\(trait \| record\): the traits"),
+        ("us(f || g)", r"us\(trait \| record\): the traits"),
+        ("us(| g)", r"us\(trait \| record\): the traits"),
+        ("us(f | g) * varident(f)", "it stands alone"),
+        ("ar1(t | g) * us(f | g)", "it stands alone"),
+        ("us(f + t | g)", "one grouping factor"),
     ],
 )
 def test_unreadable(text, message):
@@ -100,11 +106,35 @@ def test_not_text():
         ("ar1(word | g)", "'word' is not numeric"),
         ("ar1(hour | g)", r"time 0.1 in row 0 is not an integer.*ou\(hour \| g\)"),
         ("ar1(f | g)", "two rows of series 'a' have the time 2"),
+        ("us(f | g)", "record 'a' has '2' twice"),
+        ("us(ff | g)", "column 'ff' is not in the table"),
     ],
 )
 def test_columns_that_do_not_fit(text, message):
     with pytest.raises(DataError, match=message):
         residual(text)
+
+
+def test_us_of_a_record():
+    """Traits in the order of their levels, correlations of all pairs; missing traits and records drop the row."""
+    r = residual("us(word | g)")
+    assert r.natural_names()[:2] == ("ratio_v|residual", "ratio_w|residual")
+    assert r.natural_names()[2:] == ("cor_u.v|residual", "cor_u.w|residual", "cor_v.w|residual")
+    assert (r.label, len(r.later)) == ("us(word | g)", 6)
+    spec = build_spec("y ~ 1", TABLE.assign(word=["u", None, "w", "u", "v", "w"]), residual="us(word | g)")
+    assert (spec.n, len(spec.residual.later)) == (5, 4)
+
+
+def test_us_starts_from_the_variances_of_the_response():
+    """Ratios of 4 and 1/2 by construction, whatever the units."""
+    table = pd.DataFrame({"t": [*"abcabc"], "g": [1, 1, 1, 2, 2, 2], "y": [1e6, 4e6, 5e5, -1e6, -4e6, -5e5]})
+    start = build_spec("y ~ 1", table, residual="us(t | g)").residual.start()
+    np.testing.assert_allclose(np.exp(start[:2]), [4.0, 0.5])
+
+
+def test_us_where_no_record_has_two_traits():
+    with pytest.raises(ModelError, match=r"no record has two traits.*varident\(trait\)"):
+        build_spec("y ~ 1", TABLE.assign(own=range(6)), residual="us(g | own)")
 
 
 def test_rows_with_missing_times_are_dropped():
