@@ -9,6 +9,7 @@ import pandas as pd
 
 from ._typing import FloatArray
 from .dense import DenseLikelihood
+from .engines.threads import blas_threads
 from .equations import fitted_values
 from .fitting import Estimate
 from .likelihood import Likelihood
@@ -47,8 +48,9 @@ class Fit:
     @property
     def fixef_se(self) -> pd.Series:
         """Standard errors of the fixed effects, sqrt of the diagonal of `vcov`."""
-        theta = self.estimate.evaluation.theta
-        return self._by_coefficient(np.sqrt(self.likelihood.fixed_variances(theta, self.sigma)))
+        with blas_threads(self.likelihood.flops):
+            variances = self.likelihood.fixed_variances(self.estimate.evaluation.theta, self.sigma)
+        return self._by_coefficient(np.sqrt(variances))
 
     def coef_table(self, ddf: Any = None) -> pd.DataFrame:
         """A row a fixed effect: estimate, std_error, df, t (z for "wald"), p_value.
@@ -144,7 +146,8 @@ class Fit:
     @property
     def theta(self) -> pd.Series:
         """The structures' parameters; for `us` the relative Cholesky factor, as lme4's theta."""
-        return pd.Series(self.estimate.evaluation.theta, index=list(self.likelihood.parameters.names), dtype=float)
+        names = list(self.likelihood.parameters.names)
+        return pd.Series(self.estimate.evaluation.theta.copy(), index=names, dtype=float)  # pandas 2 would share it
 
     @property
     def varpar(self) -> pd.Series:

@@ -85,19 +85,18 @@ def read_rows(
         if column not in table.columns:
             raise unknown_column(column, table.columns)
     arrays = arrays or {}
-    missing = {c: _missing(table.get_column(c)) for c in columns}
-    missing |= {what: np.isnan(values) for what, values in arrays.items()}
+    series = {c: table.get_column(c) for c in columns}  # one by one: select() would copy them all
+    gaps = {c: _missing(s) for c, s in series.items()} | {what: np.isnan(values) for what, values in arrays.items()}
+    missing = {what: int(lacks.sum()) for what, lacks in gaps.items()}
     keep = np.ones(len(table), dtype=np.bool_)
-    for gaps in missing.values():
-        keep &= ~gaps
-    used = table.select(list(columns))
-    if columns and not keep.all():
-        used = used[np.flatnonzero(keep)]
-    if not keep.all():
+    for what in (what for what, count in missing.items() if count):
+        keep &= ~gaps[what]
+    if any(missing.values()):
+        rows = np.flatnonzero(keep)
+        series = {c: s[rows] for c, s in series.items()}
         arrays = {what: values[keep] for what, values in arrays.items()}
-    frame = {c: _column(used.get_column(c), c in group_columns, c in time_columns) for c in columns}
-    counts = {what: int(gaps.sum()) for what, gaps in missing.items()}
-    return Rows(pd.DataFrame(frame, index=range(int(keep.sum())), copy=False), keep, arrays, counts)
+    frame = {c: _column(s, c in group_columns, c in time_columns) for c, s in series.items()}
+    return Rows(pd.DataFrame(frame, index=range(int(keep.sum())), copy=False), keep, arrays, missing)
 
 
 def as_vector(values: ArrayLike, n: int, what: str) -> FloatArray:
@@ -129,10 +128,11 @@ def kind_of(values: Any) -> str:
 
 
 def _missing(series: nw.Series[Any]) -> BoolArray:
+    """Which values are missing, (n,), or (0,) where the kind of column has none."""
     native = series.to_native()
     if isinstance(native, pd.Series) and isinstance(native.dtype, np.dtype) and native.dtype.kind in "iufb":
         values = native.to_numpy()
-        return np.isnan(values) if values.dtype.kind == "f" else np.zeros(len(values), dtype=np.bool_)
+        return np.isnan(values) if values.dtype.kind == "f" else np.zeros(0, dtype=np.bool_)
     gaps = series.is_null().to_numpy().astype(np.bool_)
     if series.dtype.is_float():
         gaps |= series.is_nan().fill_null(False).to_numpy().astype(np.bool_)
@@ -141,13 +141,14 @@ def _missing(series: nw.Series[Any]) -> BoolArray:
 
 def _column(series: nw.Series[Any], only_groups: bool, only_times: bool) -> pd.Series:
     name = series.name
-    values = _to_pandas(series).reset_index(drop=True)
+    values = _to_pandas(series).copy(deep=False)  # a view, with rows numbered anew
+    values.index = pd.RangeIndex(len(values))
     if isinstance(values.dtype, pd.CategoricalDtype):
         used = values if only_times or _all_used(values) else values.cat.remove_unused_categories()
         return used.cat.rename_categories(used.cat.categories.tolist())
     if values.dtype.kind == "O" or pd.api.types.is_string_dtype(values.dtype):
         values = _from_objects(values, name)
-    if values.dtype.kind in _PLAIN:
+    if values.dtype.kind in _PLAIN and values.dtype != _PLAIN[values.dtype.kind]:
         values = values.astype(_PLAIN[values.dtype.kind])
     if values.dtype.kind == "f":
         if not np.isfinite(values.to_numpy()).all():  # missing ones are not here any more

@@ -45,7 +45,7 @@ def _errors(fit: "Fit", kind: str | None) -> Sequence[FloatArray | None]:
 def effect_table(term: RandomTerm, b: FloatArray, errors: FloatArray | None = None) -> pd.DataFrame:
     """b (m, r) as a table, levels by effects; with errors (m, r) `<effect>_se` beside each."""
     index = term.levels if isinstance(term.levels, pd.Index) else pd.Index(term.labels(), name=term.name)
-    frame = pd.DataFrame(b, index=index, columns=list(term.effects))
+    frame = pd.DataFrame(b, index=index, columns=list(term.effects), copy=True)
     if errors is None:
         return frame
     names = [name for e in term.effects for name in (e, f"{e}_se")]
