@@ -79,7 +79,7 @@ class UnstructuredResidual:
             row = self.later[twice[0]]
             name = record[row] if records is None else records[record[row]]
             raise DataError(
-                f"residual {self.label}: record {name!r} has '{self.traits[self.trait[row]]}' twice ({len(twice)} such "
+                f"residual {self.label}: record {name!r} has '{_text(self.traits[self.trait[row]])}' twice ({len(twice)} such "
                 "pairs of rows). A record has one row a trait: name it by a finer group, us(trait | id:visit)"
             )
 
@@ -95,7 +95,7 @@ class UnstructuredResidual:
         return (*(f"log_{n}" for n in natural[:split]), *(f"atanh_partial_{n}" for n in natural[split:]))
 
     def natural_names(self) -> tuple[str, ...]:
-        texts = [f"{t:g}" if isinstance(t, float) else str(t) for t in self.traits]
+        texts = [_text(t) for t in self.traits]
         ratios = (f"ratio_{text}|residual" for text in texts[1:])
         return (*ratios, *(f"cor_{texts[j]}.{texts[i]}|residual" for j, i in self.pairs))
 
@@ -247,6 +247,10 @@ class UnstructuredResidual:
             L[i, i] = np.sqrt(rest)
         z = arctanh_or_bound(np.array([out[pair] for pair in self.pairs]))
         return np.clip(z, -LARGEST_ATANH, LARGEST_ATANH)
+
+
+def _text(label: Any) -> str:
+    return f"{label:g}" if isinstance(label, float) else str(label)
 
 
 def _partial_correlation(covariance: float, scale: float) -> float:
