@@ -1,4 +1,4 @@
-"""Cross-products with any K that has the pattern of R^-1, tridiagonal within the series of a `Residual`.
+"""Cross-products with any K that has the pattern of R^-1: a diagonal, and the links of a `Residual`.
 
     Z'KZ = sum_i K_ii z_i z_i' + sum over links (i, j) of K_ij (z_i z_j' + z_j z_i')
 
@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from ._typing import FloatArray, IntArray
-from .kernels.chains import chain_product, entry_sums, pair_products
+from .kernels.chains import chain_forms, chain_product, entry_rows, entry_sums, pair_forms, pair_products
 from .kernels.codes import pair_codes
 from .structures.base import Residual
 
@@ -102,6 +102,34 @@ class Banded:
         weights = np.concatenate([d, o])
         combine = lambda stack: np.tensordot(weights, stack, 1)  # noqa: E731
         return [combine(b) for b in blocks], [combine(s) for s in sums], combine(square)
+
+    def slopes(
+        self, blocks: Sequence[FloatArray], sums: Sequence[FloatArray], square: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """df/dK by K's value in each class of rows and of links, where f is linear in what `products` gives.
+
+        f = <blocks, Z'KZ> + <sums, Z'KV> + <square, V'KV>, sums of products entry by entry; square is symmetric.
+        """
+        if self._stored is None:
+            return self._slopes_by_pass(blocks, sums, square)
+        by_block, by_sum, squares = self._stored
+        pairs = zip([*by_block, *by_sum, squares], [*blocks, *sums, square], strict=True)
+        total = np.sum([np.tensordot(stack, part, part.ndim) for stack, part in pairs], axis=0)
+        rows = int(self.residual.row_class.max()) + 1
+        return total[:rows], total[rows:]
+
+    def _slopes_by_pass(
+        self, blocks: Sequence[FloatArray], sums: Sequence[FloatArray], square: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        n, residual = len(self.V), self.residual
+        out, Y = np.zeros(n + len(residual.later)), self.V @ square
+        for m, values in zip(self._meetings, blocks, strict=True):
+            za, zb = (self.designs[k].columns for k in m.terms)
+            pair_forms(m.pair, m.left, m.right, m.which, np.ascontiguousarray(values), za, zb, out)
+        for design, S in zip(self.designs, sums, strict=True):
+            entry_rows(design.rows, design.levels, design.columns, np.ascontiguousarray(S), Y)
+        chain_forms(residual.later, residual.earlier, self.V, Y, out)
+        return np.bincount(residual.row_class, out[:n]), np.bincount(residual.link_class, out[n:])
 
     def rest(self, coefficients: FloatArray, effects: Sequence[FloatArray]) -> FloatArray:
         """V coefficients - Z b, (n,); effects (m, r) of each term."""

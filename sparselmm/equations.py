@@ -185,7 +185,7 @@ class Equations:
         for b in products.blocks:
             if k not in (b.row_term, b.col_term):
                 continue
-            A, X = T[b.row_term].T @ b.values @ T[b.col_term], self._block_of(b, inverse)
+            A, X = T[b.row_term].T @ b.values @ T[b.col_term], self.block_of(b, inverse)
             if b.row_term == k:
                 out += np.einsum("nab,ncb->ac", A, X)
             if b.col_term == k:
@@ -193,7 +193,7 @@ class Equations:
                 out += np.einsum("nab,nac->bc", A[beside], X[beside])
         return out
 
-    def _block_of(self, b: Block, values: FloatArray) -> FloatArray:
+    def block_of(self, b: Block, values: FloatArray) -> FloatArray:
         """The whole blocks (n, ra, rb) of a symmetric matrix on the pattern, at the levels of b."""
         ra, rb = (self.terms[t].n_effects for t in (b.row_term, b.col_term))
         rows = self.offsets[b.row_term] + b.rows[:, None, None] * ra + np.arange(ra)[:, None]

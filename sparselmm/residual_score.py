@@ -53,34 +53,36 @@ def residual_score(
 ) -> FloatArray:
     """d(-2l)/drho = dlog|R| + tr(H W'KW) + e'Ke/sigma^2, K = dR^-1/drho; inverse: M^-1 on the pattern (nnz,).
 
-    With C^-1 = blockdiag(M^-1, 0) + G'G, G = RX^-1 [-E_x', I], and F = [X y] - Z Lambda E (n, p+1),
+    With C^-1 = blockdiag(M^-1, 0) + G'G, G = RX^-1 [-E_x', I], F = [X y] - Z A, A = Lambda E (q, p+1), e = F [-beta; 1]
+    and N = blockdiag(RX^-T RX^-1, 0) + [-beta; 1][-beta; 1]'/sigma^2 (the first for REML only),
 
-        tr(H W'KW) = tr(M^-1 Lambda'Z'KZ Lambda) + tr(RX^-1 (F'KF)_xx RX^-T)     (the second for REML only),
+        tr(H W'KW) + e'Ke/sigma^2 = tr(M^-1 Lambda'Z'KZ Lambda) + tr(N F'KF)
 
-    and e = F [-beta; 1].
+    is linear in K: one pass gives its slope by K's value in each class of rows and links, for all parameters.
     """
-    products, p = equations.products, len(at.beta)
-    assert products.banded is not None
-    residual = products.banded.residual
-    rows, cols = equations.places()
-    weight = np.where(rows == cols, 1.0, 2.0) * inverse
-    solved = [T @ part for T, part in zip(at.T, equations.split(at.E), strict=True)]
+    banded, p = equations.products.banded, len(at.beta)
+    assert banded is not None
     combination = np.append(-at.beta, 1.0)
-    out = residual.logdet_gradient(rho).astype(np.float64)
-    for i, (d, o) in enumerate(zip(*residual.gradient(rho), strict=True)):
-        K = products.at(d, o)
-        gram = _rest_gram(equations, K, solved)
-        out[i] += weight @ equations.scaled_gram(K, at.T) + combination @ gram @ combination / sigma2
-        if reml:
-            half = sla.solve_triangular(at.RX, gram[:p, :p], lower=True)
-            out[i] += np.trace(sla.solve_triangular(at.RX, half.T, lower=True))
-    return out
+    N = np.outer(combination, combination) / sigma2
+    if reml:
+        half = sla.solve_triangular(at.RX, np.eye(p), lower=True)
+        N[:p, :p] += half.T @ half
+    A = [T @ part for T, part in zip(at.T, equations.split(at.E), strict=True)]
+    blocks = _block_slopes(equations, at.T, A, inverse, N)
+    by_row, by_link = banded.slopes(blocks, [-2.0 * a @ N for a in A], N)
+    rows, links = banded.residual.gradient(rho)
+    return banded.residual.logdet_gradient(rho) + rows @ by_row + links @ by_link
 
 
-def _rest_gram(equations: Equations, K: CrossProducts, solved: list[FloatArray]) -> FloatArray:
-    """F'KF, (p+1, p+1), for F = [X y] - Z A with A in blocks (m, r, p+1)."""
-    out = K.xy.copy()
-    for A, Zxy, ZZ in zip(solved, K.Zxy, equations.gram_times(K, solved), strict=True):
-        cross = np.tensordot(A, Zxy, ((0, 1), (0, 1)))
-        out += np.tensordot(A, ZZ, ((0, 1), (0, 1))) - cross - cross.T
+def _block_slopes(
+    equations: Equations, T: list[FloatArray], A: list[FloatArray], inverse: FloatArray, N: FloatArray
+) -> list[FloatArray]:
+    """T_k M^-1 T_j' + A_k N A_j' at the levels of each block of Z'KZ, twice where the block stands for two."""
+    out = []
+    for b in equations.products.blocks:
+        k, j = b.row_term, b.col_term
+        slope = T[k] @ equations.block_of(b, inverse) @ T[j].T
+        slope += A[k][b.rows] @ N @ A[j][b.cols].transpose(0, 2, 1)
+        slope *= np.where((b.rows == b.cols) & (k == j), 1.0, 2.0)[:, None, None]
+        out.append(slope)
     return out

@@ -1,7 +1,7 @@
-"""Rows that are chained in time: products with a tridiagonal K and with the covariance of a Markov chain.
+"""Rows that are linked: products with a sparse K, with what is linear in K, and with the covariance of a Markov chain.
 
-Link l joins the rows later[l] and earlier[l]; a row is `later` in one link at most and `earlier` in one at most, and
-links of a chain come forwards in time.
+Link l joins the rows later[l] and earlier[l]. In a chain a row is `later` in one link at most and `earlier` in one at
+most, and its links come forwards in time.
 """
 
 from numba import njit
@@ -21,8 +21,27 @@ def pair_products(
         block = out[pair[t]]
         for a in range(za.shape[1]):
             scaled = values[which[t]] * za[left[t], a]
-            for b in range(zb.shape[1]):
-                block[a, b] += scaled * zb[right[t], b]
+            if scaled != 0.0:  # most are where the effects are those of traits
+                for b in range(zb.shape[1]):
+                    block[a, b] += scaled * zb[right[t], b]
+
+
+@njit(cache=True)
+def pair_forms(
+    pair: IntArray, left: IntArray, right: IntArray, which: IntArray, blocks: FloatArray, za: FloatArray,
+    zb: FloatArray, out: FloatArray,
+) -> None:  # fmt: skip
+    """out[which_t] += za[left_t]' blocks[pair_t] zb[right_t]: the transpose of `pair_products`."""
+    for t in range(len(pair)):
+        if pair[t] < 0:
+            continue
+        block = blocks[pair[t]]
+        for a in range(za.shape[1]):
+            if za[left[t], a] != 0.0:
+                total = 0.0
+                for b in range(zb.shape[1]):
+                    total += block[a, b] * zb[right[t], b]
+                out[which[t]] += za[left[t], a] * total
 
 
 @njit(cache=True)
@@ -33,6 +52,28 @@ def entry_sums(rows: IntArray, levels: IntArray, columns: FloatArray, V: FloatAr
         for a in range(columns.shape[1]):
             for c in range(V.shape[1]):
                 block[a, c] += columns[t, a] * V[rows[t], c]
+
+
+@njit(cache=True)
+def entry_rows(rows: IntArray, levels: IntArray, columns: FloatArray, S: FloatArray, out: FloatArray) -> None:
+    """out[rows_t] += sum_a columns_ta S[levels_t, a]: Z S, the transpose of `entry_sums`; S (m, r, c), out (n, c)."""
+    for t in range(len(rows)):
+        for a in range(columns.shape[1]):
+            for c in range(out.shape[1]):
+                out[rows[t], c] += columns[t, a] * S[levels[t], a, c]
+
+
+@njit(cache=True)
+def chain_forms(later: IntArray, earlier: IntArray, V: FloatArray, Y: FloatArray, out: FloatArray) -> None:
+    """out (n + L,) += V_i'Y_i of each row and V_i'Y_j + V_j'Y_i of each link; V, Y (n, c)."""
+    n = len(V)
+    for i in range(n):
+        for c in range(V.shape[1]):
+            out[i] += V[i, c] * Y[i, c]
+    for l in range(len(later)):  # noqa: E741
+        i, j = later[l], earlier[l]
+        for c in range(V.shape[1]):
+            out[n + l] += V[i, c] * Y[j, c] + V[j, c] * Y[i, c]
 
 
 @njit(cache=True)
