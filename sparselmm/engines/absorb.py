@@ -20,7 +20,7 @@ from .tails import GRAIN, DenseTail, Meetings, SparseTail, Tail, density, schur_
 from .threads import parallel, pieces
 
 SMALL_TAIL = 600  # a tail of this order takes LAPACK 2 ms: no sparse factorisation is worth its analysis
-FILLED = 0.1  # S this full fills up when it is factorised
+FILLED = 0.3  # S this full fills up when it is factorised
 SAMPLE = 100  # columns from which that is judged
 
 # Seconds of a factorisation with its selected inverse, one thread. Measured: 125,066 scalars 5.2 ms,

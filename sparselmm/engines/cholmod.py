@@ -31,10 +31,12 @@ BYTES_PER_COPY = 64.0  # a nonzero of a simplicial L: CHOLMOD's, two copies, the
 BYTES_PER_COLUMNS = 24.0  # a nonzero of a supernodal L: its copy, and that as columns
 BYTES_PER_COLUMN = 64.0  # of the tree, and where the columns of L lie
 BYTES_PER_ENTRY = 80.0  # an entry of M: values and pattern (here, in CHOLMOD, sorted), and where its inverse lies
-# Seconds of a factorisation with its selected inverse, one thread. Measured: 125,066 columns alone 39 ms; then, beside
-# 3 flops at 50 Gflop/s, InstEval 92 ns a nonzero, 50,000 workers in 5,000 firms 95, full crossed factors 160 to 250.
-PER_COLUMN, PER_NONZERO, PER_FLOP = 3e-7, 9e-8, 2e-11
-SMALL = 400  # below this order every fill-reducing ordering is as good as another
+# Seconds of a factorisation with its selected inverse, one thread, 3 flops at 50 Gflop/s. Measured beside the forecast:
+# InstEval 54 ms (45) by AMD and 34 (26) by METIS, its S 18 (22), 120,000 nested pupils 47 (45), 50,000 workers in 5,000
+# firms 37 (31) and their S 10 (11), a lattice of 100 x 100 17 (19).
+PER_COLUMN, PER_NONZERO, PER_FLOP = 2e-7, 5e-8, 2e-11
+# Seconds of an analysis by METIS, a column and an entry of M: InstEval 37 ms (25), its S 26 (30), those workers 290 (120).
+METIS_COLUMN, METIS_ENTRY = 1.5e-6, 2e-7
 
 
 class _Factor(Protocol):
@@ -146,7 +148,7 @@ def _factor_maker(module: Any) -> Callable[[sp.csc_matrix, str], _Factor]:
 
 
 class Cholmod:
-    """Sparse Cholesky of M on a frozen pattern: analysed once with the ordering of least predicted fill."""
+    """Sparse Cholesky of M on a frozen pattern, analysed once: by AMD, and by METIS where that may pay."""
 
     name = "cholmod"
 
@@ -157,7 +159,9 @@ class Cholmod:
             (np.ones(pattern.nnz), pattern.indices.astype(index), pattern.indptr.astype(index)), shape=(q, q)
         )
         make, trees = _factor_maker(_load()), {}
-        for ordering in ("amd",) if q < SMALL else ("amd", "metis"):
+        for ordering in ("amd", "metis"):
+            if trees and _seconds(q, trees["amd"]) < METIS_COLUMN * q + METIS_ENTRY * pattern.nnz:
+                break  # a fit has about eight factorisations, of which METIS may save one
             candidate = make(self._A, ordering)
             trees[ordering] = predicted_tree(pattern, candidate.perm)
             if _flops(trees[ordering]) == min(map(_flops, trees.values())):
@@ -167,7 +171,7 @@ class Cholmod:
         others = "".join(f"; {k} would need {v:,}" for k, v in fills.items() if k != best)
         self.reason = f"{best} ordering, {fills[best]:,} nonzeros in L{others}"
         self.memory = forecast_bytes(pattern, *trees[best])
-        self.seconds = PER_COLUMN * q + PER_NONZERO * self.nnz_factor + PER_FLOP * 3.0 * self.flops
+        self.seconds = _seconds(q, trees[best])
         check_memory(self.memory, self.nnz_factor)
         self._supernodes: Supernodes | None = None
         self._entries = 0
@@ -249,6 +253,10 @@ class _Wanted:
 def _flops(tree: tuple[IntArray, IntArray]) -> float:
     counts = tree[1].astype(np.float64)
     return float(counts @ counts)
+
+
+def _seconds(q: int, tree: tuple[IntArray, IntArray]) -> float:
+    return PER_COLUMN * q + PER_NONZERO * float(tree[1].sum()) + PER_FLOP * 3.0 * _flops(tree)
 
 
 def forecast_bytes(pattern: Pattern, parent: IntArray, counts: IntArray) -> float:

@@ -7,7 +7,8 @@ from .absorb import Absorb, Plan, make_plan
 from .base import Blocks, Forecast, Pattern
 from .cholmod import PER_COLUMN, PER_NONZERO, Cholmod
 
-SURE = 0.005  # seconds: absorption this quick is taken as it is; analysing M for CHOLMOD costs more than could be saved
+ANALYSIS = 1e-6  # seconds an entry of M that CHOLMOD's two orderings take: InstEval 92 ms
+SAVED = 2.5  # of eight or so evaluations after absorption is what CHOLMOD on the whole saves, at best
 FULL, REPEATS, HUB = 0.5, 4.0, 0.5  # S this full, so many times over without levels that meet HUB of it
 GROWTH = 3.0  # a sparse S with so many times the nonzeros of M is not looked at any further: it is a bad first step
 
@@ -17,7 +18,7 @@ def by_forecast(pattern: Pattern, blocks: Blocks) -> Forecast:
     absorbed = _absorbed(pattern, blocks)
     if absorbed is None:
         return Cholmod(pattern)
-    if absorbed.seconds < max(SURE, at_least(pattern)) or _fills(absorbed.plan):
+    if absorbed.seconds < least_gain(pattern) or _fills(absorbed.plan):
         return absorbed
     try:
         whole = Cholmod(pattern)
@@ -38,9 +39,12 @@ def _absorbed(pattern: Pattern, blocks: Blocks) -> Absorb | None:
         return None
 
 
-def at_least(pattern: Pattern) -> float:
-    """Seconds that CHOLMOD takes where nothing fills."""
-    return PER_COLUMN * pattern.q + PER_NONZERO * pattern.nnz
+def least_gain(pattern: Pattern) -> float:
+    """Seconds of an evaluation below which a look at CHOLMOD does not pay.
+
+    It takes longer than it could save, or more than this even where nothing fills.
+    """
+    return max(ANALYSIS * pattern.nnz / SAVED, PER_COLUMN * pattern.q + PER_NONZERO * pattern.nnz)
 
 
 def _fills(plan: Plan) -> bool:

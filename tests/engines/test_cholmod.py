@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import sparselmm as slm
 from sparselmm._errors import EngineError
 from sparselmm.engines import Pattern, cholmod, make_engine
-from sparselmm.engines.cholmod import SMALL, Cholmod, predicted_tree
+from sparselmm.engines.cholmod import Cholmod, predicted_tree
 from tests.kernels.test_selinv import WIDE
 from tests.kernels.test_symbolic import PATTERNS, eliminate, forest, grid
 from tests.problems import PROBLEMS
@@ -63,6 +63,13 @@ def test_equals_lapack_at_every_refactorisation(name):
 # --- the ordering ---------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def quick_metis(monkeypatch):
+    """METIS takes no time by its forecast, and is looked at everywhere."""
+    monkeypatch.setattr(cholmod, "METIS_COLUMN", 0.0)
+    monkeypatch.setattr(cholmod, "METIS_ENTRY", 0.0)
+
+
 @pytest.mark.parametrize("name", ["grid", "forest", "random 1", "band"])
 def test_predicted_tree_are_those_of_elimination(name):
     A = (PATTERNS | WIDE)[name]
@@ -72,8 +79,7 @@ def test_predicted_tree_are_those_of_elimination(name):
 
 
 @pytest.mark.parametrize("A", [grid(22), forest(500, 3)], ids=["grid", "forest"])
-def test_the_ordering_with_less_fill_is_chosen(A):
-    assert len(A) >= SMALL
+def test_the_ordering_with_less_fill_is_chosen(A, quick_metis):
     pattern = lower_pattern(A)
     make = cholmod._factor_maker(cholmod._load())
     csc = sp.csc_matrix((np.ones(pattern.nnz), pattern.indices, pattern.indptr), shape=A.shape)
@@ -90,7 +96,7 @@ def test_the_ordering_with_less_fill_is_chosen(A):
 
 
 @pytest.mark.parametrize("best", ["amd", "metis"])
-def test_either_ordering_can_win(monkeypatch, best):
+def test_either_ordering_can_win(monkeypatch, quick_metis, best):
     """With made-up fills, so that both ways are taken whatever METIS finds."""
     fills = iter([5, 9] if best == "amd" else [9, 5])
     monkeypatch.setattr(cholmod, "predicted_tree", lambda pattern, perm: (np.array([-1]), np.array([next(fills)])))
@@ -99,6 +105,15 @@ def test_either_ordering_can_win(monkeypatch, best):
     values, M = values_on(pattern, 1)
     engine.factorize(values)
     assert engine.logdet() == pytest.approx(np.linalg.slogdet(M)[1], rel=RTOL)
+
+
+def test_metis_is_not_asked_where_that_takes_longer_than_a_factorisation():
+    assert Cholmod(lower_pattern(grid(24))).seconds < 0.002
+    assert "metis" not in Cholmod(lower_pattern(grid(24))).reason
+    full = Cholmod(lower_pattern(np.ones((900, 900), bool)))
+    assert full.seconds < 0.1 and "metis" not in full.reason
+    thin = np.random.default_rng(1).random((1000, 1000)) < 0.003  # 6 neighbours each: fills whatever the order
+    assert "metis" in Cholmod(lower_pattern(thin | thin.T)).reason
 
 
 def test_small_patterns_are_analysed_once():

@@ -18,7 +18,7 @@ CROSSED = ((90, 1), (40, 1))
 @pytest.fixture
 def slow(monkeypatch):
     """Nothing is quick enough to be taken as it is."""
-    monkeypatch.setattr(choose, "SURE", 0.0)
+    monkeypatch.setattr(choose, "ANALYSIS", 0.0)
     monkeypatch.setattr(choose, "PER_COLUMN", 0.0)
     monkeypatch.setattr(choose, "PER_NONZERO", 0.0)
 
