@@ -85,7 +85,7 @@ class Design:
             return Entries.of_matrix(self.sparse, self.term.n_levels, scale)
         n = len(scale)
         columns = self.conditioned_columns() * scale[:, None]
-        return Entries(self.term.n_levels, np.arange(n + 1), np.arange(n), self.term.Z, columns)
+        return Entries(self.term.n_levels, np.arange(n + 1), np.arange(n), self.term.Z.astype(np.int64), columns)
 
     def sums(self, V: FloatArray) -> FloatArray:
         """Z'WV, (m, r, c)."""
@@ -175,12 +175,13 @@ class _Rows:
         return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
     @cached_property
-    def order(self) -> IntArray:
+    def order(self) -> AnyArray:
         """(n,), or (0,) where the rows are in that order already."""
         Z = self.design.term.Z
+        narrow = np.int32 if len(Z) <= np.iinfo(np.int32).max else np.int64
         if self.design.sorted:
-            return np.zeros(0, dtype=np.int64)
-        kernels.rows_by_level(Z, self.start[:-1].copy(), out := np.empty_like(Z))
+            return np.zeros(0, dtype=narrow)
+        kernels.rows_by_level(Z, self.start[:-1].copy(), out := np.empty(len(Z), dtype=narrow))
         return out
 
     def cross(self, left: Design, k: int, j: int) -> Block:

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from ._errors import DataError, ModelError
-from ._typing import FloatArray, IntArray
+from ._typing import AnyArray, FloatArray, IntArray
 from .structures import Covariance, Precision, make_covariance
 from .structures.base import Residual
 
@@ -29,7 +29,7 @@ class GroupingFactor:
     """
 
     name: str
-    codes: IntArray
+    codes: AnyArray
     parts: tuple[Sequence[Any], ...]
     part_codes: IntArray
 
@@ -49,7 +49,7 @@ class GroupingFactor:
 class RandomTerm:
     """One random term: its design and its structure.
 
-    Z: (n,) integer codes of the m levels, or an n x (m r) scipy sparse matrix whose columns
+    Z: (n,) integer codes of the m levels (kept as int32), or an n x (m r) scipy sparse matrix whose columns
        `l*r ... l*r+r-1` are the effects of level l.
     structure: a word (`"us"`, `"diag"`, `"cs"`, `"hcs"`) or any object that follows `Covariance`.
     columns: (n, r) covariate of each effect where Z is codes; None means r = 1 and all ones.
@@ -203,7 +203,7 @@ def check_residual(residual: FloatArray, p: int, spec: ModelSpec) -> None:
         )
 
 
-def _check_codes(Z: Any, name: str, Q: Precision | None) -> tuple[IntArray, int]:
+def _check_codes(Z: Any, name: str, Q: Precision | None) -> tuple[AnyArray, int]:
     codes = np.asarray(Z)
     if codes.ndim != 1 or codes.dtype.kind not in "iu":
         raise DataError(
@@ -213,10 +213,12 @@ def _check_codes(Z: Any, name: str, Q: Precision | None) -> tuple[IntArray, int]
     if codes.size and codes.min() < 0:
         raise DataError(f"term '{name}': codes must be 0 ... m-1, the smallest is {codes.min()}")
     m = int(codes.max()) + 1 if codes.size else 0
+    if m > np.iinfo(np.int32).max:
+        raise DataError(f"term '{name}': code {m - 1} is too large, there is room for 2,147,483,647 levels")
     if Q is not None:
         if m > Q.n_levels:
             raise DataError(f"term '{name}': code {m - 1} is beyond the {Q.n_levels} levels of its precision")
-        return codes.astype(np.int64, copy=False), Q.n_levels
+        return codes.astype(np.int32, copy=False), Q.n_levels
     used = np.zeros(m, dtype=bool)
     used[codes] = True
     if not used.all():
@@ -225,7 +227,7 @@ def _check_codes(Z: Any, name: str, Q: Precision | None) -> tuple[IntArray, int]
             f"term '{name}': {len(gaps)} of the codes 0 ... {m - 1} do not occur, the first is {gaps[0]}; "
             "recode with numpy.unique(codes, return_inverse=True)"
         )
-    return codes.astype(np.int64, copy=False), m
+    return codes.astype(np.int32, copy=False), m
 
 
 def _check_columns(columns: Any, n: int, name: str) -> FloatArray:

@@ -306,7 +306,8 @@ class _Builder:
         if self.residual is None:
             return None
         values = lambda expr: evaluate(self._text(expr), expr, frame, self.context, {})  # noqa: E731
-        return self.residual.build(values, GroupCoder(frame).factor, self.parsed.response)
+        coder = GroupCoder(frame)
+        return self.residual.build(values, lambda names: _wide(coder.factor(names)), self.parsed.response)
 
     def _strata(self, frame: pd.DataFrame) -> TermEncoding | None:
         """Of varident() alone; no codes of rows are kept."""
@@ -347,6 +348,11 @@ class _Builder:
         if "offset" in rows.arrays:
             parts.append(rows.arrays["offset"])
         return sum(parts[1:], start=parts[0]) if parts else None
+
+
+def _wide(factor: GroupingFactor) -> GroupingFactor:
+    """The same with codes as int64, which structures of residuals calculate with."""
+    return replace(factor, codes=factor.codes.astype(np.int64))
 
 
 def _texts(terms: SimpleFormula) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from .._errors import DataError
-from .._typing import IntArray
+from .._typing import AnyArray, IntArray
 from ..kernels.codes import code_integers, interaction_codes
 from ..terms import GroupingFactor
 
@@ -19,7 +19,7 @@ class GroupCoder:
 
     def __init__(self, frame: pd.DataFrame):
         self._frame = frame
-        self._coded: dict[str, tuple[IntArray, tuple[Any, ...]]] = {}
+        self._coded: dict[str, tuple[AnyArray, tuple[Any, ...]]] = {}
 
     def factor(self, names: Sequence[str]) -> GroupingFactor:
         """The factor of one column, or the interaction of several; levels in sorted (category) order."""
@@ -28,22 +28,22 @@ class GroupCoder:
                 self._coded[name] = code_column(self._frame[name])
         factors, labels = zip(*(self._coded[name] for name in names), strict=True)
         codes, part_codes = interaction_codes(factors, [len(part) for part in labels])
-        return GroupingFactor(":".join(names), codes, labels, part_codes)
+        return GroupingFactor(":".join(names), codes.astype(np.int32, copy=False), labels, part_codes)
 
 
-def code_column(values: pd.Series) -> tuple[IntArray, tuple[Any, ...]]:
+def code_column(values: pd.Series) -> tuple[AnyArray, tuple[Any, ...]]:
     """Codes (n,) and the labels of the levels; `values` has no missing value and no unused category."""
     if isinstance(values.dtype, pd.CategoricalDtype):
-        return values.cat.codes.to_numpy(dtype=np.int64), tuple(values.cat.categories.tolist())
+        return values.cat.codes.to_numpy(dtype=np.int32, copy=True), tuple(values.cat.categories.tolist())
     if values.dtype.kind == "i" and len(values):
         numbers = values.to_numpy(dtype=np.int64)
         low, span = int(numbers.min()), int(numbers.max()) - int(numbers.min()) + 1
         if span <= DENSE * len(numbers):
-            code_of, codes = np.full(span, -1, dtype=np.int64), np.empty(len(numbers), dtype=np.int64)
+            code_of, codes = np.full(span, -1, dtype=np.int32), np.empty(len(numbers), dtype=np.int32)
             code_integers(numbers, low, code_of, codes)
             return codes, tuple((low + np.flatnonzero(code_of >= 0)).tolist())
     codes, levels = pd.factorize(values, sort=True)
-    return codes.astype(np.int64, copy=False), tuple(levels.tolist())
+    return codes.astype(np.int32), tuple(levels.tolist())
 
 
 def code_new_column(labels: Sequence[Any], values: pd.Series) -> IntArray:

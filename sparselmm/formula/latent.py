@@ -110,7 +110,7 @@ class LatentBuilder:
 
     def _series(self, bar: Bar, group: tuple[str, ...], how: SeriesWord) -> tuple[RandomTerm, LatentEncoding]:
         levels = self.coder.factor(group) if group else None
-        series = np.zeros(len(self.frame), dtype=np.int64) if levels is None else levels.codes
+        series = np.zeros(len(self.frame), dtype=np.int64) if levels is None else levels.codes.astype(np.int64)
         label, key, precision, codes, times, state_series = self._states(bar, how, series, levels)
         if levels is None:
             labels = pd.Index(times, name=label)

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
-from .._typing import IntArray
+from .._typing import AnyArray, IntArray
 
 
 @njit(cache=True)
-def code_integers(values: IntArray, low: int, code_of: IntArray, codes: IntArray) -> None:
+def code_integers(values: IntArray, low: int, code_of: AnyArray, codes: AnyArray) -> None:
     """codes (n,) = rank of each value among the distinct ones; code_of: -1 for every value from low to the highest."""
     for value in values:
         code_of[value - low] = 0
@@ -68,7 +68,7 @@ def pair_codes(a: IntArray, n_a: int, b: IntArray, n_b: int) -> tuple[IntArray, 
     return codes, first[:m].copy()
 
 
-def interaction_codes(factors: Sequence[IntArray], sizes: Sequence[int]) -> tuple[IntArray, IntArray]:
+def interaction_codes(factors: Sequence[AnyArray], sizes: Sequence[int]) -> tuple[AnyArray, IntArray]:
     """Codes of the combinations of several factors that occur, sorted by the first factor, then the second, ...
 
     factors: each (n,) codes 0 ... size-1. They are joined two at a time, so the product of the sizes is never

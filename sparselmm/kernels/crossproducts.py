@@ -8,7 +8,7 @@ that are all one as (0,). Kernels work on rows or levels begin ... end-1 and rel
 import numpy as np
 from numba import njit
 
-from .._typing import BoolArray, FloatArray, IntArray
+from .._typing import AnyArray, BoolArray, FloatArray, IntArray
 
 
 @njit(cache=True, nogil=True)
@@ -24,7 +24,7 @@ def conditioned(i: int, columns: FloatArray, basis: FloatArray, z: FloatArray) -
 
 @njit(cache=True, nogil=True)
 def level_grams(
-    begin: int, end: int, codes: IntArray, columns: FloatArray, basis: FloatArray, weights: FloatArray, out: FloatArray
+    begin: int, end: int, codes: AnyArray, columns: FloatArray, basis: FloatArray, weights: FloatArray, out: FloatArray
 ) -> None:
     """out[l] += sum over rows i of level l of w_i z_i z_i'; out (m, r, r)."""
     z = np.empty(len(basis))
@@ -38,7 +38,7 @@ def level_grams(
 
 @njit(cache=True, nogil=True)
 def level_sums(
-    begin: int, end: int, codes: IntArray, columns: FloatArray, basis: FloatArray, V: FloatArray, weights: FloatArray,
+    begin: int, end: int, codes: AnyArray, columns: FloatArray, basis: FloatArray, V: FloatArray, weights: FloatArray,
     out: FloatArray,
 ) -> None:  # fmt: skip
     """out[l] += sum over rows i of level l of w_i z_i v_i'; V (n, c), out (m, r, c)."""
@@ -52,7 +52,7 @@ def level_sums(
 
 
 @njit(cache=True, nogil=True)
-def rows_by_level(codes: IntArray, free: IntArray, out: IntArray) -> None:
+def rows_by_level(codes: AnyArray, free: IntArray, out: AnyArray) -> None:
     """out (n,) = the rows in the order of their levels; free (m,) = the first place of each level, moved on."""
     for i in range(len(codes)):
         out[free[codes[i]]] = i
@@ -60,7 +60,7 @@ def rows_by_level(codes: IntArray, free: IntArray, out: IntArray) -> None:
 
 
 @njit(cache=True, nogil=True)
-def nested_in(fine: IntArray, coarse: IntArray, parent: IntArray) -> bool:
+def nested_in(fine: AnyArray, coarse: AnyArray, parent: IntArray) -> bool:
     """Whether every level of `fine` lies within one of `coarse`; parent (levels of fine,), -1 at the start, gets it."""
     for i in range(len(fine)):
         p = parent[fine[i]]
@@ -72,7 +72,7 @@ def nested_in(fine: IntArray, coarse: IntArray, parent: IntArray) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def count_pairs(begin: int, end: int, start: IntArray, other: IntArray, m: int, counts: IntArray) -> None:
+def count_pairs(begin: int, end: int, start: IntArray, other: AnyArray, m: int, counts: IntArray) -> None:
     """counts[l] = how many of the m levels occur among other[start_l : start_l+1]: partners of level l."""
     seen = np.full(m, -1, np.int64)
     for level in range(begin, end):
@@ -84,7 +84,7 @@ def count_pairs(begin: int, end: int, start: IntArray, other: IntArray, m: int, 
 
 @njit(cache=True, nogil=True)
 def list_pairs(
-    begin: int, end: int, start: IntArray, other: IntArray, m: int, first: IntArray, partner: IntArray
+    begin: int, end: int, start: IntArray, other: AnyArray, m: int, first: IntArray, partner: IntArray
 ) -> None:
     """partner[first_l : first_l+1] = the partners of level l, sorted; many of them are found in order, not sorted."""
     seen = np.full(m, -1, np.int64)
@@ -107,7 +107,7 @@ def list_pairs(
 
 @njit(cache=True, nogil=True)
 def pair_sums(
-    begin: int, end: int, start: IntArray, order: IntArray, other: IntArray, m: int, first: IntArray,
+    begin: int, end: int, start: IntArray, order: AnyArray, other: AnyArray, m: int, first: IntArray,
     partner: IntArray, left: FloatArray, left_basis: FloatArray, right: FloatArray, right_basis: FloatArray,
     weights: FloatArray, out: FloatArray,
 ) -> None:  # fmt: skip
@@ -133,7 +133,7 @@ def pair_sums(
 
 @njit(cache=True, nogil=True)
 def nested_sums(
-    begin: int, end: int, codes: IntArray, left: FloatArray, left_basis: FloatArray, right: FloatArray,
+    begin: int, end: int, codes: AnyArray, left: FloatArray, left_basis: FloatArray, right: FloatArray,
     right_basis: FloatArray, weights: FloatArray, out: FloatArray,
 ) -> None:  # fmt: skip
     """out[l] += sum over rows i of level l of w_i z_i y_i'; out (m, ra, rb)."""
@@ -149,7 +149,7 @@ def nested_sums(
 
 @njit(cache=True, nogil=True)
 def table_sums(
-    begin: int, end: int, codes: IntArray, other: IntArray, left: FloatArray, left_basis: FloatArray,
+    begin: int, end: int, codes: AnyArray, other: AnyArray, left: FloatArray, left_basis: FloatArray,
     right: FloatArray, right_basis: FloatArray, weights: FloatArray, seen: BoolArray, out: FloatArray,
 ) -> None:  # fmt: skip
     """out[l, k] += sum of w_i z_i y_i' over the rows i of levels l (codes) and k (other); out (m, m_other, ra, rb).
@@ -168,7 +168,7 @@ def table_sums(
 
 
 @njit(cache=True, nogil=True)
-def is_sorted(codes: IntArray) -> bool:
+def is_sorted(codes: AnyArray) -> bool:
     """Whether no code is smaller than the one before it."""
     for i in range(1, len(codes)):
         if codes[i] < codes[i - 1]:
@@ -177,7 +177,7 @@ def is_sorted(codes: IntArray) -> bool:
 
 
 @njit(cache=True, nogil=True)
-def spread(codes: IntArray, columns: FloatArray, effects: FloatArray, out: FloatArray) -> None:
+def spread(codes: AnyArray, columns: FloatArray, effects: FloatArray, out: FloatArray) -> None:
     """out_i += z_i' effects[codes_i]: Z b of one term; effects (m, r), out (n,)."""
     for i in range(len(codes)):
         for a in range(effects.shape[1]):

@@ -77,7 +77,7 @@ class General:
         n, bases = self.design.n, self.factors.bases
         Z = [np.ones((n, 1)) if t.columns is None else t.columns for t in terms]
         Z = [np.linalg.solve(basis.T, z.T).T for basis, z in zip(bases, Z, strict=True)]
-        self.codes, self.Z = terms[0].Z, np.ascontiguousarray(Z[0])
+        self.codes, self.Z = terms[0].Z.astype(np.int64), np.ascontiguousarray(Z[0])
         places, starts, owners, done = [], [], [], 0
         for k, term in enumerate(terms[1:], start=1):
             r = term.n_effects
