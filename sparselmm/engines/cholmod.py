@@ -34,8 +34,8 @@ BYTES_PER_ENTRY = 80.0  # an entry of M: values and pattern (here, in CHOLMOD, s
 # Seconds of a factorisation with its selected inverse, one thread, 3 flops at 50 Gflop/s. Measured beside the forecast:
 # InstEval 54 ms (45) by AMD and 34 (26) by METIS, its S 18 (22), 120,000 nested pupils 47 (45), 50,000 workers in 5,000
 # firms 37 (31) and their S 10 (11), a lattice of 100 x 100 17 (19).
-PER_COLUMN, PER_NONZERO, PER_FLOP = 2e-7, 5e-8, 2e-11
-# Seconds of an analysis by METIS, a column and an entry of M: InstEval 37 ms (25), its S 26 (30), those workers 290 (120).
+RATES = 2e-7, 5e-8, 2e-11  # a column, a nonzero of L, an operation
+# Seconds of an analysis by METIS: InstEval 37 ms (25), its S 26 (30), those workers 290 (120).
 METIS_COLUMN, METIS_ENTRY = 1.5e-6, 2e-7
 
 
@@ -147,31 +147,67 @@ def _factor_maker(module: Any) -> Callable[[sp.csc_matrix, str], _Factor]:
     return lambda A, ordering: version(module, A, ordering)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Ordering:
+    """Columns of M in an order of elimination, perm (q,), with the tree of that, parent and counts (q,).
+
+    others: the nonzeros of L under orderings that were looked at and have more.
+    """
+
+    name: str
+    perm: IntArray
+    parent: IntArray
+    counts: IntArray
+    others: dict[str, int]
+
+    @property
+    def nnz(self) -> int:
+        """Nonzeros of L."""
+        return int(self.counts.sum())
+
+    @property
+    def flops(self) -> float:
+        """Of a factorisation."""
+        return _flops((self.parent, self.counts))
+
+    @property
+    def reason(self) -> str:
+        """Why this ordering."""
+        others = "".join(f"; {k} would need {v:,}" for k, v in self.others.items())
+        return f"{self.name} ordering, {self.nnz:,} nonzeros in L{others}"
+
+
+def order(pattern: Pattern, rates: tuple[float, float, float]) -> tuple[sp.csc_matrix, _Factor, Ordering]:
+    """A matrix with this pattern, CHOLMOD's analysis of it, and its ordering: by AMD, or METIS where that may pay.
+
+    rates: seconds of a factorisation with its selected inverse: a column, a nonzero of L, an operation.
+    """
+    q, index = pattern.q, np.int32 if pattern.nnz < 2**31 - 1 else np.int64
+    A = sp.csc_matrix((np.ones(pattern.nnz), pattern.indices.astype(index), pattern.indptr.astype(index)), shape=(q, q))
+    make, trees = _factor_maker(_load()), {}
+    for name in ("amd", "metis"):
+        if trees and seconds(q, trees["amd"], rates) < METIS_COLUMN * q + METIS_ENTRY * pattern.nnz:
+            break  # a fit has about eight factorisations, of which METIS may save one
+        candidate = make(A, name)
+        trees[name] = predicted_tree(pattern, candidate.perm)
+        if _flops(trees[name]) == min(map(_flops, trees.values())):
+            factor, best = candidate, name
+    others = {name: int(counts.sum()) for name, (_, counts) in trees.items() if name != best}
+    return A, factor, Ordering(best, factor.perm, *trees[best], others)
+
+
 class Cholmod:
-    """Sparse Cholesky of M on a frozen pattern, analysed once: by AMD, and by METIS where that may pay."""
+    """CHOLMOD's own factor of M on a frozen pattern, analysed once."""
 
     name = "cholmod"
 
     def __init__(self, pattern: Pattern):
         self.pattern = pattern
-        q, index = pattern.q, np.int32 if pattern.nnz < 2**31 - 1 else np.int64
-        self._A = sp.csc_matrix(
-            (np.ones(pattern.nnz), pattern.indices.astype(index), pattern.indptr.astype(index)), shape=(q, q)
-        )
-        make, trees = _factor_maker(_load()), {}
-        for ordering in ("amd", "metis"):
-            if trees and _seconds(q, trees["amd"]) < METIS_COLUMN * q + METIS_ENTRY * pattern.nnz:
-                break  # a fit has about eight factorisations, of which METIS may save one
-            candidate = make(self._A, ordering)
-            trees[ordering] = predicted_tree(pattern, candidate.perm)
-            if _flops(trees[ordering]) == min(map(_flops, trees.values())):
-                self._factor, best = candidate, ordering
-        fills = {name: int(counts.sum()) for name, (_, counts) in trees.items()}
-        self.ordering, self.nnz_factor, self.flops = best, fills[best], _flops(trees[best])
-        others = "".join(f"; {k} would need {v:,}" for k, v in fills.items() if k != best)
-        self.reason = f"{best} ordering, {fills[best]:,} nonzeros in L{others}"
-        self.memory = forecast_bytes(pattern, *trees[best])
-        self.seconds = _seconds(q, trees[best])
+        self._A, self._factor, ordering = order(pattern, RATES)
+        tree = ordering.parent, ordering.counts
+        self.ordering, self.nnz_factor, self.flops = ordering.name, ordering.nnz, ordering.flops
+        self.reason, self.memory = ordering.reason, forecast_bytes(pattern, *tree)
+        self.seconds = seconds(pattern.q, tree, RATES)
         check_memory(self.memory, self.nnz_factor)
         self._supernodes: Supernodes | None = None
         self._entries = 0
@@ -255,8 +291,9 @@ def _flops(tree: tuple[IntArray, IntArray]) -> float:
     return float(counts @ counts)
 
 
-def _seconds(q: int, tree: tuple[IntArray, IntArray]) -> float:
-    return PER_COLUMN * q + PER_NONZERO * float(tree[1].sum()) + PER_FLOP * 3.0 * _flops(tree)
+def seconds(q: int, tree: tuple[IntArray, IntArray], rates: tuple[float, float, float]) -> float:
+    """Forecast of a factorisation with its selected inverse, one thread."""
+    return rates[0] * q + rates[1] * float(tree[1].sum()) + rates[2] * 3.0 * _flops(tree)
 
 
 def forecast_bytes(pattern: Pattern, parent: IntArray, counts: IntArray) -> float:

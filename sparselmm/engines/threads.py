@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ VARIABLE = "SPARSELMM_THREADS"
 SAMPLES, PAUSE = 8, 0.001  # of the tasks that run, seconds apart
 
 _chosen: int | None = None
+_lock, _open = Lock(), 0  # of `blas_threads`
+_found: Any = None  # what the first of those that are open found
 
 
 def set_threads(n: int | None) -> None:
@@ -129,8 +132,18 @@ def blas_threads(flops: float) -> Iterator[None]:
     """BLAS threads inside: one for few flops a factorisation, else what the user set, or as many as cores are idle.
 
     BLAS threads wait for each other in a loop: with another process on one of two cores, a fit of 100,000 animals took
-    147 s with two threads and 33 s with one.
+    147 s with two threads and 33 s with one. Whoever leaves last restores what the first one found.
     """
+    global _open, _found
     limit = 1 if flops < MANY_FLOPS else _asked() or idle_cores()
-    with _controller().limit(limits=limit, user_api="blas"):
-        yield
+    with _lock:
+        limiter = _controller().limit(limits=limit, user_api="blas")
+        _open, _found = _open + 1, _found if _open else limiter
+    try:
+        with limiter:
+            yield
+    finally:
+        with _lock:
+            _open -= 1
+            if not _open:
+                _found.restore_original_limits()

@@ -56,10 +56,20 @@ def test_blas_follows(monkeypatch):
     with blas_threads(1.0):
         assert blas() == {1}
     with blas_threads(MANY_FLOPS):
-        assert blas() == before
+        assert blas() == {max(before)}
     slm.set_threads(1)
     with blas_threads(MANY_FLOPS):
         assert blas() == {1}
+    assert blas() == before
+
+
+def test_blas_is_as_before_when_fits_overlap():
+    """The second finds the limit of the first and leaves after it."""
+    before, first, second = blas(), blas_threads(1.0), blas_threads(1.0)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
     assert blas() == before
 
 
