@@ -1,6 +1,6 @@
 """Pictures of a fit, as matplotlib Axes that the user may restyle; matplotlib is imported when asked for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from .inference.residuals import residuals as residuals_of
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from .inference.profile import Curve, Profile
     from .results import Fit
     from .scanning.result import Scan
 
@@ -24,6 +25,7 @@ BARS = 60  # up to so many levels are labelled
 SERIES = 6  # curves that are drawn unless others are asked for
 BINS = 20  # of a running mean
 DARK, LIGHT, RED, GREY = "#1f4e79", "#9bb8d3", "#b5452c", "#888888"
+INTERVALS = (0.5, 0.8, 0.9, 0.95, 0.99)
 GENOME_WIDE = 5e-8  # a million independent tests at 0.05
 COLOURS = ("#1f4e79", "#7fa6c9")
 
@@ -196,6 +198,46 @@ def fitted(fit: "Fit", x: Any, group: str | None = None, groups: int = 12, axes:
         ax.set_visible(False)
     _label_outside(axes, name, fit.spec.response)
     return axes
+
+
+def zeta(profile: "Profile", which: str | Iterable[str] | None = None, axes: Any = None) -> Any:
+    """Profile zeta of each parameter, an Axes each: a straight line (dashed, through the estimate) if it were normal.
+
+    profile: `fit.profile()`. which: names in it, all if None. Upright lines end intervals of 50, 80, 90, 95 and 99 %,
+    as far as the profile goes.
+    """
+    names = list(profile.curves) if which is None else [which] if isinstance(which, str) else list(which)
+    missing = [name for name in names if name not in profile.curves]
+    if missing or not names:
+        raise ModelError(f"which={which!r}: this profile has {', '.join(profile.curves) or 'no parameters'}")
+    columns = min(len(names), 3)
+    rows = -(-len(names) // columns)
+    axes = _grid(rows, columns, (3.0 * columns + 0.4, 2.7 * rows), sharey=True) if axes is None else axes
+    for ax, name in zip(np.ravel(axes), names, strict=False):
+        _zeta(profile.curves[name], profile.level, ax)
+        ax.set_xlabel(name)
+    for ax in np.ravel(axes)[len(names) :]:
+        ax.set_visible(False)
+    top = 1.05 * max(np.abs(profile.curves[name].zeta).max(initial=1.0) for name in names)
+    for ax in np.ravel(axes):
+        ax.set_ylim(-top, top)
+    for ax in np.atleast_2d(axes)[:, 0]:
+        ax.set_ylabel("zeta")
+    return axes
+
+
+def _zeta(curve: "Curve", widest: float, ax: Any) -> None:
+    """One curve, its tangent at the estimate, and the ends of intervals."""
+    ax.axhline(0.0, color=GREY, linewidth=0.8)
+    cutoffs = stats.norm.ppf([0.5 + 0.5 * level for level in INTERVALS if level <= widest])
+    for end in (curve.solve(float(sign * z)) for z in cutoffs for sign in (-1, 1)):
+        if np.isfinite(curve.at(end)):
+            ax.plot([end, end], [0.0, curve.at(end)], color=LIGHT, linewidth=1.0)
+    value, height = curve.line()
+    ax.plot(value, height, color=DARK, linewidth=1.5)
+    middle, slope = curve.tangent()
+    if np.isfinite(slope):
+        ax.axline((middle, 0.0), slope=slope, color=RED, linewidth=0.9, linestyle="--")
 
 
 def curve(

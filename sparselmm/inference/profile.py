@@ -27,6 +27,7 @@ STEP = 0.5  # of zeta between nodes: the spline is then right to about 1e-4 of a
 LONGEST = 1.25  # of zeta; a longer step is made again, shorter
 MOST_NODES = 30  # on one side: fewer than ten where the deviance does not level off
 BEYOND = 0.1  # how far nodes go past the level that was asked for
+SMALL = 1e-6  # part of a curve over which its scale is straight
 LEVEL_GROUND = 1e-4  # of zeta: the root of the deviance's own rounding
 LOWER = 1e-6  # a deviance lower than the fit's by more than this: the fit was not at the optimum
 GROUPS = ("fixef", "varpar")
@@ -49,9 +50,25 @@ class Curve:
 
     def at(self, value: float) -> float:
         """zeta at a value between the outermost nodes, by cubic Hermite interpolation; NaN outside."""
-        if len(self.u) < 2:
+        if len(self.u) < 2 or not self.value[0] <= value <= self.value[-1]:
             return np.nan
-        return float(CubicHermiteSpline(self.u, self.zeta, self.slope, extrapolate=False)(self.scale.to(value)))
+        return float(CubicHermiteSpline(self.u, self.zeta, self.slope)(self.scale.to(value)))
+
+    def line(self, count: int = 101) -> tuple[FloatArray, FloatArray]:
+        """Values (count,) from the first node to the last, evenly along `scale`, and their zeta; none for no nodes."""
+        if len(self.u) < 2:
+            return np.zeros(0), np.zeros(0)
+        u = np.linspace(self.u[0], self.u[-1], count)
+        return np.array([self.scale.back(x) for x in u]), CubicHermiteSpline(self.u, self.zeta, self.slope)(u)
+
+    def tangent(self) -> tuple[float, float]:
+        """The estimate and dzeta/dvalue there; NaN at an end of `scale` that is flat, and for no nodes."""
+        if len(self.u) < 2:
+            return np.nan, np.nan
+        middle, h = int(np.flatnonzero(self.zeta == 0.0)[0]), SMALL * (self.u[-1] - self.u[0])
+        u = self.u[middle]
+        change = (self.scale.back(u + h) - self.scale.back(u - h)) / (2 * h)
+        return float(self.value[middle]), float(self.slope[middle] / change) if abs(change) > SMALL else np.nan
 
     def solve(self, zeta: float) -> float:
         """The value with this zeta; the end of the parameter space where the profile does not get so far."""

@@ -24,6 +24,7 @@ AnyLikelihood = Likelihood | DenseLikelihood
 SEARCH = Options(tolerance=1e-4, fallback=False)  # in standard errors: the deviance is then right to 1e-8
 STEP = 1e-5  # of differences through the chart, of a coordinate of order one
 FAR = 15.0  # of a logarithm, or an arctanh, from the estimate: beyond that the deviance will not change any more
+FAR_DOWN = 7.0  # of log sigma from that without random effects: 1e-6 of the variance is left, as good as none
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +109,23 @@ class _Point:
         return chart.pull_back(x, likelihood.derivatives(theta, reml=False, sigma=sigma))
 
 
-def _search(likelihood: AnyLikelihood, held: Mapping[str, float], chart: Chart, x: FloatArray) -> FloatArray:
-    """The minimiser from x (size,); by a whole search of its own where the quick one stops short."""
+def _search(
+    likelihood: AnyLikelihood, held: Mapping[str, float], chart: Chart, x: FloatArray, unit: float
+) -> FloatArray:
+    """The minimiser from x (size,); by a whole search of its own where the quick one stops short.
+
+    Where a series can take all of the variance, sigma goes down to FAR_DOWN of `unit` and no further.
+    """
     if not chart.size:
         return x
+    low, high = chart.bounds()
+    if held and SIGMA not in held:
+        low[-1] = np.log(unit) - FAR_DOWN
     optimum = minimise(
         lambda x: _Point(likelihood, chart, x),
         x,
         replace(SEARCH, radius=max(1.0, 0.7 * float(np.linalg.norm(x)))),
-        bounds=chart.bounds(),
+        bounds=(low, high),
     )
     if optimum.converged:
         return optimum.x
@@ -133,7 +142,7 @@ class VariancePath:
     def __init__(
         self, likelihood: AnyLikelihood, base: Estimate, name: str, value: float, error: float, unit: float
     ) -> None:
-        self.scale = _bounded(likelihood, name, value)
+        self.scale = _bounded(likelihood, name, value, unit)
         self._likelihood, self._base, self._name, self._unit = likelihood, base, name, unit
         self._scaling = likelihood.scaling()
         self.start = float(np.clip(_coordinate(self.scale, value), self.scale.low, self.scale.high))
@@ -151,7 +160,7 @@ class VariancePath:
     def solve(self, u: float, x: FloatArray) -> Node | None:
         try:
             chart = self._chart(u)
-            best = _search(self._likelihood, self._held(u), chart, x)
+            best = _search(self._likelihood, self._held(u), chart, x, self._unit)
             return Node(u, _Point(self._likelihood, chart, best).value, self._slope(u, best), best)
         except (EngineError, ModelError):
             return None
@@ -185,13 +194,18 @@ def _coordinate(scale: Scale, value: float) -> float:
         return scale.to(value)
 
 
-def _bounded(likelihood: AnyLikelihood, name: str, value: float) -> Scale:
-    """The scale of a parameter; those of precisions and residuals end where their own coordinate, which is u, does."""
+def _bounded(likelihood: AnyLikelihood, name: str, value: float, unit: float) -> Scale:
+    """The scale of a parameter.
+
+    Those of precisions and residuals end where their own coordinate, which is u, does; sigma at FAR_DOWN of `unit`.
+    """
     scale, parameters = scale_of(name), likelihood.parameters
     if scale.even:
         return scale
     u, low, high = _coordinate(scale, value), -np.inf, np.inf
-    if name != SIGMA:
+    if name == SIGMA:
+        low = np.log(unit) - FAR_DOWN
+    else:
         i = parameters.natural_names.index(name)
         low, high = (float(ends[i]) for ends in parameters.bounds())
     if np.isfinite(u):
@@ -228,7 +242,7 @@ class CoefficientPath:
         try:
             offset = self._offset + u * self._column
             rest = self._rest.likelihood(self._full.spec.y, offset)
-            best = _search(rest, self._base.held, self._chart, x)
+            best = _search(rest, self._base.held, self._chart, x, self._unit)
             theta, sigma = self._chart.model(best)
             found = rest(theta, reml=False, sigma=sigma)
             b, c = self._full(theta, reml=False).beta[self._at], self._full.vcov(theta, 1.0)[self._at, self._at]

@@ -266,3 +266,37 @@ def test_bootstrap_intervals(fits):
     ends = fit.confint("boot", which=["sd_Intercept|Batch", "Intercept"], n=60, seed=3)
     pd.testing.assert_frame_equal(ends, fit.bootstrap(60, seed=3).confint().loc[["sd_Intercept|Batch", "Intercept"]])
     assert ends.loc["sd_Intercept|Batch", "lower"] == 0.0
+
+
+def without_residual(sd, table):
+    """min over rho and beta of -2l of y = beta + series of standard deviation sd, sigma = 0, by a dense V."""
+    y, g, t = (table[name].to_numpy() for name in ("y", "g", "t"))
+    apart, same = np.abs(t[:, None] - t), g[:, None] == g
+
+    def deviance(rho):
+        V = sd**2 * np.where(same, rho**apart, 0.0)
+        X = np.ones((len(y), 1))
+        half = np.linalg.cholesky(V)
+        Xh, yh = np.linalg.solve(half, X), np.linalg.solve(half, y)
+        rest = yh - Xh @ np.linalg.lstsq(Xh, yh, rcond=None)[0]
+        return 2 * np.log(np.diag(half)).sum() + len(y) * np.log(2 * np.pi) + rest @ rest
+
+    return minimize_scalar(deviance, bounds=(0.0, 0.95), method="bounded", options={"xatol": 1e-9}).fun
+
+
+def test_a_series_may_take_all_of_the_variance():
+    """Beyond some sd of an AR(1) the best sigma is zero: the profile goes on there, and that of sigma ends at zero."""
+    rng = np.random.default_rng(3)
+    chain = np.empty((20, 6))
+    chain[:, 0] = rng.normal(size=20)
+    for k in range(1, 6):
+        chain[:, k] = 0.5 * chain[:, k - 1] + np.sqrt(0.75) * rng.normal(size=20)
+    y = (chain + 0.5 * rng.normal(size=chain.shape)).ravel()
+    table = pd.DataFrame({"y": y, "t": np.tile(np.arange(6), 20), "g": np.repeat(np.arange(20), 6)})
+    fit = slm.lmm("y ~ 1 + ar1(0 + t | g)", table, reml=False)
+    profile = fit.profile("varpar")
+    upper = profile.confint(0.99).loc["sd_ar1(t)|g", "upper"]
+    rise = without_residual(upper, table) - fit.deviance
+    assert np.sqrt(rise) == pytest.approx(norm.ppf(0.995), abs=1e-3)  # sigma^2 is 1e-6 of the variance, not 0
+    assert profile.confint(0.99).loc["sigma", "lower"] == 0.0
+    assert len(profile.curves["sigma"].u) < 20  # no nodes in the rounding of a deviance that is level
