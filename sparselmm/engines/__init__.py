@@ -5,8 +5,10 @@ from .absorb import Absorb
 from .base import Blocks, Engine, Pattern
 from .cholmod import Cholmod
 from .choose import by_forecast
+from .supernodal import Supernodal
 
-ENGINES = ("auto", "absorb", "cholmod", "dense")
+ENGINES = ("auto", "absorb", "supernodal", "cholmod", "dense")
+OF_THE_WHOLE = {"supernodal": Supernodal, "cholmod": Cholmod}
 
 
 def make_engine(name: str, pattern: Pattern, blocks: Blocks = ()) -> Engine:
@@ -18,9 +20,9 @@ def make_engine(name: str, pattern: Pattern, blocks: Blocks = ()) -> Engine:
         return Absorb(pattern, blocks)
     if name == "auto":
         return by_forecast(pattern, blocks)
-    if name != "cholmod":
+    if name not in OF_THE_WHOLE:
         raise EngineError(f"unknown engine '{name}': known are {', '.join(ENGINES)}")
-    return Cholmod(pattern)
+    return OF_THE_WHOLE[name](pattern)
 
 
-__all__ = ["ENGINES", "Absorb", "Blocks", "Cholmod", "Engine", "Pattern", "make_engine"]
+__all__ = ["ENGINES", "Absorb", "Blocks", "Cholmod", "Engine", "Pattern", "Supernodal", "make_engine"]

@@ -15,7 +15,7 @@ from ..kernels import absorb as kernels
 from ..kernels import absorb_inverse as inverses
 from ..kernels.blocks import locate
 from .base import NOT_POSITIVE, Blocks, Forecast, Pattern, available_memory
-from .cholmod import Cholmod
+from .supernodal import Supernodal
 from .tails import GRAIN, DenseTail, Meetings, SparseTail, Tail, density, schur_pattern
 from .threads import parallel, pieces
 
@@ -176,7 +176,7 @@ def _engine(pattern: Pattern, blocks: Blocks) -> Forecast:
     try:
         return Absorb(pattern, blocks)
     except EngineError:
-        return Cholmod(pattern)
+        return Supernodal(pattern)
 
 
 def forecast_bytes(counts: IntArray, r: int, pattern: Pattern) -> float:

@@ -1,14 +1,14 @@
-"""engine="auto": absorption or CHOLMOD on the whole, by forecast."""
+"""engine="auto": absorption or a sparse factor of the whole, by forecast."""
 
 import numpy as np
 
 from .._errors import EngineError
 from .absorb import Absorb, Plan, make_plan
 from .base import Blocks, Forecast, Pattern
-from .cholmod import PER_COLUMN, PER_NONZERO, Cholmod
+from .supernodal import RATES, Supernodal
 
-ANALYSIS = 1e-6  # seconds an entry of M that CHOLMOD's two orderings take: InstEval 92 ms
-SAVED = 2.5  # of eight or so evaluations after absorption is what CHOLMOD on the whole saves, at best
+ANALYSIS = 1e-6  # seconds an entry of M that the two orderings of the whole take: InstEval 92 ms
+SAVED = 2.5  # of eight or so evaluations after absorption is what the whole saves, at best
 FULL, REPEATS, HUB = 0.5, 4.0, 0.5  # S this full, so many times over without levels that meet HUB of it
 GROWTH = 3.0  # a sparse S with so many times the nonzeros of M is not looked at any further: it is a bad first step
 
@@ -17,11 +17,11 @@ def by_forecast(pattern: Pattern, blocks: Blocks) -> Forecast:
     """The engine with the smaller forecast of seconds; `reason` gives both where both were made."""
     absorbed = _absorbed(pattern, blocks)
     if absorbed is None:
-        return Cholmod(pattern)
+        return Supernodal(pattern)
     if absorbed.seconds < least_gain(pattern) or _fills(absorbed.plan):
         return absorbed
     try:
-        whole = Cholmod(pattern)
+        whole = Supernodal(pattern)
     except EngineError:  # not installed, or its factor does not fit
         return absorbed
     engines: list[Forecast] = [absorbed, whole]
@@ -40,11 +40,11 @@ def _absorbed(pattern: Pattern, blocks: Blocks) -> Absorb | None:
 
 
 def least_gain(pattern: Pattern) -> float:
-    """Seconds of an evaluation below which a look at CHOLMOD does not pay.
+    """Seconds of an evaluation below which a look at the whole does not pay.
 
     It takes longer than it could save, or more than this even where nothing fills.
     """
-    return max(ANALYSIS * pattern.nnz / SAVED, PER_COLUMN * pattern.q + PER_NONZERO * pattern.nnz)
+    return max(ANALYSIS * pattern.nnz / SAVED, RATES[0] * pattern.q + RATES[1] * pattern.nnz)
 
 
 def _fills(plan: Plan) -> bool:

@@ -15,8 +15,8 @@ from numba.extending import get_cython_function_address, intrinsic
 
 from .._typing import AnyArray, FloatArray, IntArray
 
-ROUTINES = (("blas", "dgemm"), ("blas", "dsymm"), ("blas", "dtrsm"), ("lapack", "dpotri"))
-DGEMM, DSYMM, DTRSM, DPOTRI = range(len(ROUTINES))
+ROUTINES = (("blas", "dgemm"), ("blas", "dsymm"), ("blas", "dtrsm"), ("lapack", "dpotri"), ("lapack", "dpotrf"))
+DGEMM, DSYMM, DTRSM, DPOTRI, DPOTRF = range(len(ROUTINES))
 LETTERS = b"LRNTlrnt"
 L, R, N, T = range(4)
 
@@ -89,14 +89,14 @@ def symm(b: Blas, m: int, n: int, alpha: float, A: FloatArray, at_a: int, lda: i
 
 
 @njit(cache=True)
-def solve_right(b: Blas, m: int, n: int, A: FloatArray, at_a: int, lda: int, B: FloatArray, at_b: int,
+def solve_right(b: Blas, ta: int, m: int, n: int, A: FloatArray, at_a: int, lda: int, B: FloatArray, at_b: int,
                 ldb: int) -> None:  # fmt: skip
-    """B = B A^-1, column-major (m, n), A lower triangular."""
+    """B = B op(A)^-1, column-major (m, n), A lower triangular."""
     w = b.whole
     w[0], w[1], w[2], w[3] = m, n, lda, ldb
     b.real[0] = 1.0
     _call(b.address[DTRSM], (
-        _at(b.letter, R), _at(b.letter, L), _at(b.letter, N), _at(b.letter, N), _at(w, 0), _at(w, 1), _at(b.real, 0),
+        _at(b.letter, R), _at(b.letter, L), _at(b.letter, ta), _at(b.letter, N), _at(w, 0), _at(w, 1), _at(b.real, 0),
         _at(A, at_a), _at(w, 2), _at(B, at_b), _at(w, 3),
     ))  # fmt: skip
 
@@ -107,3 +107,12 @@ def invert_factor(b: Blas, n: int, A: FloatArray, at_a: int, lda: int) -> None:
     w = b.whole
     w[0], w[1], w[2] = n, lda, 0
     _call(b.address[DPOTRI], (_at(b.letter, L), _at(w, 0), _at(A, at_a), _at(w, 1), _at(w, 2)))
+
+
+@njit(cache=True)
+def factorise_lower(b: Blas, n: int, A: FloatArray, at_a: int, lda: int) -> int:
+    """A = L L' of its lower triangle, column-major (n, n), in place; 0, or 1 + the column that ends it."""
+    w = b.whole
+    w[0], w[1], w[2] = n, lda, 0
+    _call(b.address[DPOTRF], (_at(b.letter, L), _at(w, 0), _at(A, at_a), _at(w, 1), _at(w, 2)))
+    return w[2]

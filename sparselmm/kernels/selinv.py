@@ -220,7 +220,7 @@ def _gather(relative: IntArray, big: int, source: FloatArray, width: int, size: 
 
 
 @njit(cache=True)
-def _by_loops(width: int, size: int, panel: FloatArray, front: FloatArray) -> None:
+def invert_by_loops(width: int, size: int, panel: FloatArray, front: FloatArray) -> None:
     """One column after the other, from the last: the recursion with supernodes of one column."""
     for c in range(width - 1, -1, -1):
         column, row = panel[c * size : (c + 1) * size], front[c * size : (c + 1) * size]
@@ -246,7 +246,7 @@ def _by_blas(b: Blas, width: int, size: int, panel: FloatArray, front: FloatArra
         front[c * size + c : c * size + width] = panel[c * size + c : c * size + width]
     invert_factor(b, width, front, 0, size)
     if below > 0:
-        solve_right(b, below, width, panel, 0, size, panel, width, size)
+        solve_right(b, N, below, width, panel, 0, size, panel, width, size)
         symm(b, below, width, -1.0, front, width * (size + 1), size, panel, width, size, 0.0, front, width, size)
         gemm(b, T, N, width, width, below, -1.0, panel, width, size, front, width, size, 1.0, front, 0, size)
 
@@ -269,7 +269,7 @@ def selected_inverse(
             below = S.relative[S.start[s] + width : S.start[s + 1]]
             _gather(below, tree.size[p], stacks[tree.side[p]][tree.top[p] :], width, size, front)
         if width * size * size < LOOPS:
-            _by_loops(width, size, panel, front)
+            invert_by_loops(width, size, panel, front)
         else:
             _by_blas(b, width, size, panel, front)
         for t in range(ends[s], ends[s + 1]):

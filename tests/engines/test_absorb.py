@@ -13,7 +13,7 @@ import sparselmm as slm
 from sparselmm._errors import EngineError
 from sparselmm.engines import absorb, make_engine, tails, threads
 from sparselmm.engines.absorb import Absorb
-from sparselmm.engines.cholmod import Cholmod
+from sparselmm.engines.supernodal import Supernodal
 from sparselmm.engines.tails import DenseTail, SparseTail
 from sparselmm.likelihood import Likelihood
 from tests.engines.test_cholmod import close, lower_pattern, values_on
@@ -157,10 +157,10 @@ def test_nested_families_are_absorbed_level_by_level(sparse_tails):
     )
 
 
-def test_what_cannot_be_absorbed_again_goes_to_cholmod(sparse_tails):
+def test_what_cannot_be_absorbed_again_is_factorised(sparse_tails):
     blocks = ((40, 1), (60, 1))
     engine = Absorb(lower_pattern(meeting(blocks, (0,), 0.01)), blocks)
-    assert isinstance(engine.tail.engine, Cholmod)
+    assert isinstance(engine.tail.engine, Supernodal)
 
 
 def test_a_sparse_tail_that_takes_longer_is_not_kept(sparse_tails, monkeypatch):

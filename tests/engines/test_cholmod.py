@@ -196,7 +196,9 @@ def test_a_factor_too_large_for_short_indices_gets_long_ones(monkeypatch, name):
 
 
 def test_unknown_engine():
-    with pytest.raises(EngineError, match="unknown engine 'cholesky': known are auto, absorb, cholmod, dense"):
+    with pytest.raises(
+        EngineError, match="unknown engine 'cholesky': known are auto, absorb, supernodal, cholmod, dense"
+    ):
         make_engine("cholesky", lower_pattern(grid(3)))
     with pytest.raises(EngineError, match="unknown engine 'cholesky'"):
         slm.lmm("y ~ x + (1 | g)", PROBLEMS["one_factor"].data(), engine="cholesky")
