@@ -18,6 +18,7 @@ import sparselmm as slm
 FORMULA = "y ~ x + (1 | g)"
 TRUTH = {"Intercept": 1.0, "x": 0.5, "sd_Intercept|g": 0.7, "sigma": 1.0}
 LEVEL = 0.95
+BOOTSTRAP = {"bootstrap": "percentile", "bias-corrected": "bc"}
 
 
 def design() -> pd.DataFrame:
@@ -34,7 +35,8 @@ def covered(k: int, seed: int, replicates: int) -> pd.DataFrame:
     fit = slm.lmm(FORMULA, table.assign(y=y[:, 0]))
     intervals = {"Wald": fit.confint("wald", LEVEL), "profile": fit.confint("profile", LEVEL)}
     if replicates:
-        intervals["bootstrap"] = fit.confint("boot", LEVEL, n=replicates, seed=k)
+        boot = fit.bootstrap(replicates, seed=k)
+        intervals |= {name: boot.confint(LEVEL, kind) for name, kind in BOOTSTRAP.items()}
     return pd.DataFrame({m: (ci["lower"] <= truth) & (truth <= ci["upper"]) for m, ci in intervals.items()})
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtri
+from scipy.special import ndtr, ndtri
 
 from .._errors import ModelError
 from .._typing import BoolArray, FloatArray
@@ -27,7 +27,7 @@ from .simulate import check_count
 if TYPE_CHECKING:
     from ..results import Fit
 
-KINDS = ("percentile", "basic", "normal")
+KINDS = ("percentile", "basic", "normal", "bc")
 SHARE = 64  # replicates that a process is given at a time, at most
 
 
@@ -60,7 +60,8 @@ class Bootstrap:
         return self.replicates.mean() - self.estimates
 
     def confint(self, level: float = 0.95, kind: str = "percentile") -> pd.DataFrame:
-        """lower, upper. kind: "percentile" (lme4's "perc"), "basic" (reflected), "normal" (bias taken off).
+        """lower, upper. kind: "percentile" (lme4's "perc"), "basic" (reflected), "normal" (bias taken off), "bc"
+        (bias-corrected percentiles, Efron 1987, J. Amer. Statist. Assoc. 82, section 2).
 
         A correlation is NaN in replicates where a variance is zero, and those do not count. Davison & Hinkley
         (1997), Bootstrap Methods and their Application, section 5.2.
@@ -72,9 +73,11 @@ class Bootstrap:
         if kind == "normal":
             centre, half = self.estimates - self.bias, -ndtri(tail) * self.se
             return pd.DataFrame({"lower": centre - half, "upper": centre + half})
-        table = [_quantiles(self.replicates[name], [tail, 1.0 - tail]) for name in self.replicates]
+        at = _bias_corrected if kind == "bc" else lambda values, estimate, tails: tails
+        tails = np.array([tail, 1.0 - tail])
+        table = [_quantiles(x, at(x, self.estimates[name], tails)) for name, x in self.replicates.items()]
         ends = pd.DataFrame(table, index=self.replicates.columns, columns=["lower", "upper"])
-        if kind == "percentile":
+        if kind != "basic":
             return ends
         return pd.DataFrame({"lower": 2 * self.estimates - ends["upper"], "upper": 2 * self.estimates - ends["lower"]})
 
@@ -85,7 +88,15 @@ def check_level(level: Any) -> None:
         raise ModelError(f"level={level!r}: a number between 0 and 1, such as 0.95")
 
 
-def _quantiles(values: pd.Series, at: Sequence[float]) -> FloatArray:
+def _bias_corrected(values: pd.Series, estimate: float, tails: FloatArray) -> FloatArray:
+    """Phi(2 z + z_tail), Phi(z) the share of replicates below the estimate, one that equals it counting half."""
+    known = values.dropna().to_numpy()
+    below = (known < estimate).sum() + 0.5 * (known == estimate).sum()
+    z = ndtri((below + 0.5) / (len(known) + 1))
+    return np.asarray(ndtr(2 * z + ndtri(tails)))
+
+
+def _quantiles(values: pd.Series, at: FloatArray) -> FloatArray:
     """Quantiles at (n+1) p, without NaN; NaN where nothing is left."""
     known = values.dropna().to_numpy()
     return np.quantile(known, at, method="weibull") if len(known) else np.full(len(at), np.nan)

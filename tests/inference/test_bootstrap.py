@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import norm
 
 import sparselmm as slm
 from sparselmm.datasets import load_dataset
@@ -104,6 +105,10 @@ def test_intervals_by_their_definitions():
     half = 1.6448536269514722 * a.std(ddof=1)
     assert tuple(boot.confint(0.9, "normal").loc["a"]) == pytest.approx((1 - a.mean() - half, 1 - a.mean() + half))
     assert tuple(boot.confint(0.5).loc["b"]) == pytest.approx((24.75, 74.25))  # of the 98 that are there
+    share = (a < 0.5).sum() + 0.5  # bias-corrected: 2 z0 -+ 1.645, as quantiles of the 100 numbers between 99 values
+    ends = norm.cdf(2 * norm.ppf(share / 100) + np.array([-1.0, 1.0]) * 1.6448536269514722) * 100
+    expected = np.interp(ends, np.arange(1, 100), a)
+    assert tuple(boot.confint(0.9, "bc").loc["a"]) == pytest.approx(tuple(expected))
     assert boot.n_failed == 0 and boot.bias["a"] == pytest.approx(a.mean() - 0.5)
 
 
