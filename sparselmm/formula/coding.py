@@ -15,6 +15,8 @@ from .._errors import ModelError
 from .._typing import FloatArray, IntArray
 from .design import Design
 
+ROUNDING = 1e-12  # coefficients of order one: what is left of a cell without rows would count as a column
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CodedFactor:
@@ -89,7 +91,9 @@ def read_coding(design: Design) -> Coding:
         p, P = p + len(s.columns), P + size
     C, treatment = (_block_diagonal([pair[i] for pair in coded]) for i in (0, 1))
     weighted = C.T @ _gram(terms, P)
-    return Coding(tuple(terms), C, treatment, np.linalg.lstsq(weighted @ C, weighted)[0])
+    indicators = np.linalg.lstsq(weighted @ C, weighted)[0]
+    indicators[np.abs(indicators) < ROUNDING] = 0.0
+    return Coding(tuple(terms), C, treatment, indicators)
 
 
 def _block_diagonal(blocks: Sequence[FloatArray]) -> FloatArray:
@@ -104,10 +108,10 @@ def _factors(design: Design, structure: Sequence[Any]) -> dict[str, CodedFactor]
     waiting.sort(key=lambda pair: len(pair[0].factors))
     for scoped, n_columns in waiting:
         unknown = [f.factor.expr for f in scoped.factors if f.factor.expr not in out]
-        if len(unknown) == 1:
-            known = [_width(out[f.factor.expr], f.reduced) for f in scoped.factors if f.factor.expr in out]
-            unit = np.eye(n_columns // int(np.prod(known)))
-            out[unknown[0]] = CodedFactor(unknown[0], True, unit, unit)
+        known = [_width(out[f.factor.expr], f.reduced) for f in scoped.factors if f.factor.expr in out]
+        width = n_columns // int(np.prod(known))
+        if len(unknown) == 1 or width == 1:
+            out |= {expr: CodedFactor(expr, True, np.eye(width), np.eye(width)) for expr in unknown}
     missing = [expr for expr in state if expr not in out]
     if missing:
         raise ModelError(f"the columns of {', '.join(missing)} cannot be told apart: write it as a term of its own too")

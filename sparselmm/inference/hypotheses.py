@@ -66,6 +66,7 @@ def _type_three(fit: "Fit", coding: Coding) -> dict[str, FloatArray]:
     """
     kept, A = fit.likelihood.kept, _triangle(fit.spec.X)
     E = A @ coding.indicators
+    E[np.abs(E) < NONE * (np.abs(A) @ np.abs(coding.indicators))] = 0.0  # of a cell without rows rounding is left
     chosen = _independent(E @ coding.treatment)
     X_t = E @ coding.treatment[:, chosen]
     G = np.linalg.lstsq(X_t, E)[0].T

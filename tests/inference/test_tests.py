@@ -236,3 +236,24 @@ def test_bad_requests():
     with pytest.raises(slm.ModelError, match="from arrays has no terms"):
         arrays.anova()
     assert arrays.test({"x1": 1.0}).F.iloc[0] == pytest.approx(fit.test({"Days": 1.0}).F.iloc[0], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("formula", "empty", "expected"),
+    [
+        ("treatment * phase", ["A", "B"], {
+            "treatment": [2, 13.1766869, 2.1370497], "phase": [2, 164.94712, 38.608123],
+            "treatment:phase": [2, 164.94712, 18.516938],
+        }),
+        ("age:hour", [], {"age:hour": [1, 151.493689411, 3.584519654]}),
+    ],
+)  # fmt: skip
+def test_cells_without_rows_and_a_product_of_covariates(formula, empty, expected):
+    """R: d <- subset(obk.long, !(treatment %in% c("A", "B") & phase == "post"))
+    anova(lmerTest::lmer(value ~ treatment * phase + (1 | id), d), type = 3); and, with all rows,
+    anova(lmerTest::lmer(value ~ age:hour + treatment + (1 | id), obk.long), type = 3)"""
+    table = obk([]).astype({"hour": float})
+    table = table[~(table.treatment.isin(empty) & (table.phase == "post"))]
+    found = slm.lmm(f"value ~ {formula} + treatment + (1 | id)", table).anova(3).rename(index=str)
+    for name, row in expected.items():
+        np.testing.assert_allclose(found.loc[name, ["num_df", "den_df", "F"]].astype(float), row, rtol=RTOL)
