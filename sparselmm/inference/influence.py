@@ -23,13 +23,12 @@ from ..coefficients import Functionals
 from ..engines.threads import blas_threads
 from ..equations import destinations
 from .posterior import BLOCK, Posterior
-from .residuals import row_precision, rows_used
+from .residuals import LOST, row_precision, rows_used
 
 if TYPE_CHECKING:
     from ..results import Fit
 
 LARGEST_GROUP = 5_000  # rows left out at once: a dense matrix of their number is decomposed
-LOST = 1e-10  # eigenvalues of Omega_II - L C^-1 L' below this part of its diagonal: coefficients are lost with the rows
 
 
 def cooks_distance(fit: "Fit", by: Any = None) -> pd.Series:

@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from ..results import Fit
 
 KINDS = ("response", "marginal", "pearson", "standardized")
+LOST = 1e-10  # a variance below this part of what it was made from by subtraction is rounding
 
 
 def residuals(fit: "Fit", kind: str = "response") -> FloatArray:
     """Residuals of the rows used, (n,).
 
     "response": e = y - X beta - Z b. "marginal": y - X beta. "pearson": e_i / (sigma sqrt(R_ii)). "standardized":
-    e_i / sd(e_i), with var(e) = sigma^2 (R - K'C^-1 K), K the columns [Z X]' of the rows: of variance one in every row.
+    e_i / sd(e_i), with var(e) = sigma^2 (R - K'C^-1 K), K the columns [Z X]' of the rows: of variance one in every row,
+    NaN where a row determines its own fitted value.
     """
     if kind not in KINDS:
         raise ModelError(f"residuals(kind={kind!r}): one of {', '.join(map(repr, KINDS))}")
@@ -39,9 +41,9 @@ def residuals(fit: "Fit", kind: str = "response") -> FloatArray:
     with blas_threads(fit.likelihood.flops):
         posterior = Posterior.of(fit)
         K = rows_used(fit, posterior)
-        left = np.maximum(scale**2 - posterior.forms(K, K), 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(left > 0.0, fit.resid / (fit.sigma * np.sqrt(left)), np.nan)
+        left = scale**2 - posterior.forms(K, K)
+    left[left <= LOST * scale**2] = np.nan
+    return fit.resid / (fit.sigma * np.sqrt(left))
 
 
 def leverage(fit: "Fit") -> FloatArray:
@@ -68,9 +70,10 @@ def standardized_effects(fit: "Fit", group: str, effect: str) -> pd.Series:
     k, j = _place(fit, group, effect)
     term, part = fit.spec.terms[k], parameters.rho_slices[k]
     T = fit.sigma * parameters.structures[k].factor(parameters.parts(theta)[k])
-    variance = prior_variances(term, theta[part]) * float(T[j] @ T[j]) - frame[f"{effect}_se"].to_numpy() ** 2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return pd.Series(np.where(variance > 0.0, frame[effect] / np.sqrt(variance), np.nan), frame.index, name=effect)
+    prior = prior_variances(term, theta[part]) * float(T[j] @ T[j])
+    variance = prior - frame[f"{effect}_se"].to_numpy() ** 2
+    variance[variance <= LOST * prior] = np.nan
+    return pd.Series(frame[effect].to_numpy() / np.sqrt(variance), frame.index, name=effect)
 
 
 def _place(fit: "Fit", group: str, effect: str) -> tuple[int, int]:

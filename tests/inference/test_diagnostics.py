@@ -76,6 +76,15 @@ def test_leverage_and_standardised_residuals_are_a_textbooks(name):
     np.testing.assert_allclose(fit.residuals("marginal"), fit.spec.y - fit.spec.X @ fit.fixef, rtol=DENSE)
 
 
+def test_a_row_with_a_coefficient_of_its_own_has_no_standardised_residual():
+    """X'e = 0: such a residual is zero, and all that is computed of it and its variance is rounding."""
+    table = load_dataset("sleepstudy").assign(own=lambda t: [f"{i}" if i % 7 == 0 else "-" for i in t.index])
+    fit = slm.lmm("Reaction + 1e7 ~ Days + own + (Days | Subject)", table)
+    r = fit.residuals("standardized")
+    np.testing.assert_array_equal(np.isnan(r), table.own != "-")
+    np.testing.assert_array_equal(np.isnan(fit.cooks_distance()), table.own != "-")
+
+
 @pytest.mark.parametrize("name", ["slopes", "crossed", "weights"])
 def test_the_sum_of_leverages_is_the_effective_degrees_of_freedom(name):
     fit, _ = fitted_case(name)
