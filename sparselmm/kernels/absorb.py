@@ -194,6 +194,19 @@ def schur_sparse(
 
 
 @njit(cache=True, nogil=True)
+def _in_order(j: int, count: int, seen: IntArray, found: IntArray, out: IntArray) -> None:
+    """The first `count` of `found`, sorted: by a walk over the marks of column j where they stand close together."""
+    if 16 * count < len(seen) - j:
+        out[:] = np.sort(found[:count])
+        return
+    n = 0
+    for row in range(j, len(seen)):
+        if seen[row] == j:
+            out[n] = row
+            n += 1
+
+
+@njit(cache=True, nogil=True)
 def schur_rows(
     wanted: IntArray, indptr: IntArray, indices: IntArray, lo: int, hi: int, start: IntArray, tail: AnyArray,
     columns: IntArray, at: AnyArray, level: AnyArray, S_indptr: IntArray, out: IntArray,
@@ -216,7 +229,7 @@ def schur_rows(
         if len(out) == 0:
             S_indptr[n + 1] = S_indptr[n] + count
         else:
-            out[S_indptr[n] : S_indptr[n + 1]] = np.sort(found[:count])
+            _in_order(j, count, seen, found, out[S_indptr[n] : S_indptr[n + 1]])
 
 
 @njit(cache=True, nogil=True)
