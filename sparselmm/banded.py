@@ -129,7 +129,8 @@ class Banded:
         for design, S in zip(self.designs, sums, strict=True):
             entry_rows(design.rows, design.levels, design.columns, np.ascontiguousarray(S), Y)
         chain_forms(residual.later, residual.earlier, self.V, Y, out)
-        return np.bincount(residual.row_class, out[:n]), np.bincount(residual.link_class, out[n:])
+        rows, links = np.bincount(residual.row_class, out[:n]), np.bincount(residual.link_class, out[n:])
+        return rows.astype(np.float64), links.astype(np.float64)
 
     def rest(self, coefficients: FloatArray, effects: Sequence[FloatArray]) -> FloatArray:
         """V coefficients - Z b, (n,); effects (m, r) of each term."""

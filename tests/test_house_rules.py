@@ -19,6 +19,7 @@ LAYERS = {
     **dict.fromkeys(["terms"], 3),
     **dict.fromkeys(["banded", "mapping"], 3),
     **dict.fromkeys(["fixed", "designs"], 3.5),
+    **dict.fromkeys(["projected"], 3.75),
     **dict.fromkeys(["formula", "equations"], 4),
     **dict.fromkeys(["coefficients", "marginal", "parameters", "residual_score", "likelihood", "dense", "start"], 5),
     **dict.fromkeys(["optimize"], 6),
@@ -28,6 +29,7 @@ LAYERS = {
     **dict.fromkeys(["inference"], 8),
     **dict.fromkeys(["scanning"], 8.5),
     **dict.fromkeys(["report", "plots"], 9),
+    **dict.fromkeys(["multi"], 9.5),
     **dict.fromkeys(["api", "cli", "__init__", "__main__"], 10),
 }
 ALONE = {"closed_form": {"_errors", "_typing"}, "datasets": {"_errors"}, "_errors": set(), "_typing": set()}

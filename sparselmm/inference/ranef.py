@@ -18,9 +18,7 @@ KINDS = {"False": None, "True": "conditional", "conditional": "conditional", "pr
 
 def random_effects(fit: "Fit", se: bool | str = False) -> dict[str, pd.DataFrame]:
     """Group -> levels by effects; terms on one factor share a frame. With se, `<effect>_se` beside each."""
-    if str(se) not in KINDS:
-        raise ModelError(f"ranef(se={se!r}): one of False, True, 'conditional', 'prediction'")
-    errors = _errors(fit, KINDS[str(se)])
+    errors = effect_errors(fit, se)
     frames: dict[str, pd.DataFrame] = {}
     for term, b, error in zip(fit.spec.terms, fit.estimate.evaluation.b, errors, strict=True):
         frame = effect_table(term, b, error)
@@ -34,19 +32,25 @@ def random_effects(fit: "Fit", se: bool | str = False) -> dict[str, pd.DataFrame
     return frames
 
 
-def _errors(fit: "Fit", kind: str | None) -> Sequence[FloatArray | None]:
-    """Standard deviations (m, r) of each term's effects."""
+def effect_errors(fit: "Fit", se: bool | str) -> Sequence[FloatArray | None]:
+    """Standard deviations (m, r) of each term's effects; se as in `Fit.ranef`."""
+    if str(se) not in KINDS:
+        raise ModelError(f"ranef(se={se!r}): one of False, True, 'conditional', 'prediction'")
+    kind = KINDS[str(se)]
     if kind is None:
         return [None] * len(fit.spec.terms)
     cov = fit.likelihood.random_vcov(fit.estimate.evaluation.theta, fit.sigma, prediction=kind == "prediction")
     return [np.sqrt(np.einsum("lii->li", c)) for c in cov]
 
 
-def effect_table(term: RandomTerm, b: FloatArray, errors: FloatArray | None = None) -> pd.DataFrame:
-    """b (m, r) as a table, levels by effects; with errors (m, r) `<effect>_se` beside each."""
+def effect_table(
+    term: RandomTerm, b: FloatArray, errors: FloatArray | None = None, effects: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """b (m, r) as a table, levels by effects; with errors (m, r) `<effect>_se` beside each. effects: other names."""
+    effects = term.effects if effects is None else effects
     index = term.levels if isinstance(term.levels, pd.Index) else pd.Index(term.labels(), name=term.name)
-    frame = pd.DataFrame(b, index=index, columns=list(term.effects), copy=True)
+    frame = pd.DataFrame(b, index=index, columns=list(effects), copy=True)
     if errors is None:
         return frame
-    names = [name for e in term.effects for name in (e, f"{e}_se")]
-    return frame.assign(**{f"{e}_se": errors[:, j] for j, e in enumerate(term.effects)})[names]
+    names = [name for e in effects for name in (e, f"{e}_se")]
+    return frame.assign(**{f"{e}_se": errors[:, j] for j, e in enumerate(effects)})[names]

@@ -1,0 +1,95 @@
+"""`lmm_multi`: traits, formula and table -> the covariances among traits."""
+
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from .._errors import EngineError, SparselmmWarning
+from .._typing import FloatArray
+from ..engines import ENGINES
+from ..engines.threads import blas_threads
+from ..equations import cross_products
+from ..fitting import Estimate, estimate
+from ..likelihood import Likelihood
+from ..optimize import Options
+from ..report import not_converged, progress
+from ..results import Fit
+from ..terms import RandomTerm
+from .result import MultiFit
+from .stack import Stacked, stack
+
+
+def lmm_multi(
+    traits: Sequence[str],
+    formula: str,
+    data: Any,
+    *,
+    reml: bool = True,
+    weights: Any = None,
+    context: Mapping[str, Any] | None = None,
+    engine: str = "auto",
+    start: Any = None,
+    verbose: int = 0,
+) -> MultiFit:
+    """Fit 2 to 10 traits together: `lmm_multi(["tarsus", "back"], "~ sex + (1 | nest) + ped(1 | animal, P)", birds)`.
+
+    traits: columns of the responses. formula: the fixed and random effects, the same for every trait; nothing stands
+    before '~'. Every trait has its own coefficients; G of each random term and R among the residuals of one row are
+    unstructured. `(1 + x | g)` is unstructured among the effects of all traits, `(1 + x || g)` for each effect.
+    data: a table, one row a record. A missing value of a trait leaves out that cell only; a row without any trait, or
+    with a missing value elsewhere, is left out. weights: one a record, a column's name or an array. start: theta of
+    `MultiFit.fit`. The rest is as in `lmm`. Traits are divided by their standard deviations for the search; all that
+    `MultiFit` gives is in their own units.
+    Errors: SparselmmError and its children.
+    """
+    if engine not in ENGINES or engine == "dense":
+        known = ", ".join(e for e in ENGINES if e != "dense")
+        raise EngineError(f"engine={engine!r}: lmm_multi() has {known}")
+    began = time.perf_counter()
+    stacked = stack(traits, formula, data, weights, context)
+    timings = {"formula": time.perf_counter() - began}
+    fit = _fit(stacked, reml, engine, start, verbose, timings)
+    if not fit.converged:
+        warnings.warn(f"the fit did not converge: {not_converged(fit)}", SparselmmWarning, stacklevel=2)
+    return MultiFit(stacked, fit)
+
+
+def _fit(
+    stacked: Stacked, reml: bool, engine: str, start: Any, verbose: int, timings: dict[str, float]
+) -> Fit:  # fmt: skip
+    """The ordinary fit of the stacked model."""
+    spec, began = stacked.spec, time.perf_counter()
+    with blas_threads(4.0 * spec.X.size * spec.X.shape[1]):
+        products = cross_products(spec)
+    middle = time.perf_counter()
+    likelihood = Likelihood(spec, engine, products)
+    end = time.perf_counter()
+    with progress(verbose) as report, blas_threads(likelihood.flops):
+        found: Estimate = estimate(
+            likelihood,
+            reml=reml,
+            start=starting_theta(stacked, likelihood) if start is None else start,
+            options=Options(),
+            report=report,
+        )
+    timings |= {"cross-products": middle - began, "analysis": end - middle, "optimisation": time.perf_counter() - end}
+    return Fit(spec, likelihood, found, timings | {"total": sum(timings.values())})
+
+
+def starting_theta(stacked: Stacked, likelihood: Likelihood) -> FloatArray:
+    """Every term and the residual with an equal share of the covariance of the traits about the fixed effects."""
+    root = np.linalg.cholesky(stacked.covariance / stacked.covariance[0, 0])
+    sizes = (_sizes(stacked.wide.terms[k], effects) for k, effects in stacked.source)
+    roots: list[FloatArray] = [np.kron(root, np.diag(1.0 / size)).astype(np.float64) for size in sizes]
+    return likelihood.parameters.start(roots)
+
+
+def _sizes(term: RandomTerm, effects: Sequence[int]) -> FloatArray:
+    """Root mean squares of the columns of some effects of a term, (r,)."""
+    if sp.issparse(term.Z) or term.columns is None:
+        return np.ones(len(effects))
+    return np.sqrt((term.columns[:, list(effects)] ** 2).mean(axis=0))
