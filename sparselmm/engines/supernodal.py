@@ -47,9 +47,9 @@ class Supernodal:
         self._panels, self._at = _lay_out(pattern, ordering, self._place)
         self._values, size, widths = np.empty(0), self._panels.size, np.diff(self._panels.first)
         self._diagonal = _diagonal(self._panels)
-        self._below = int((widths * (size - widths)).max())
-        self._blas, self._places = blas(), np.empty(size.max(), np.int64)
-        self._piece = np.empty(max(CHUNK, NARROW * int(size.max())))
+        self._below = int((widths * (size - widths)).max(initial=0))
+        self._blas, self._places = blas(), np.empty(size.max(initial=0), np.int64)
+        self._piece = np.empty(max(CHUNK, NARROW * int(size.max(initial=0))))
         self._wanted: _Wanted | None = None
 
     def __reduce__(self) -> tuple[type, tuple[Pattern]]:
@@ -68,7 +68,7 @@ class Supernodal:
 
     def solve(self, right: FloatArray) -> FloatArray:
         x = np.ascontiguousarray(right[self._perm], dtype=np.float64)
-        count = x.size // len(x)
+        count = x[:1].size
         flat, piece = x.reshape(-1), np.empty(len(self._places) * count)
         solve_lower(self._panels, self._blas, self._values, flat, count, piece)
         solve_upper(self._panels, self._blas, self._values, flat, count, piece)
@@ -124,7 +124,7 @@ def forecast_bytes(pattern: Pattern, parent: IntArray, counts: IntArray) -> floa
     """Bytes at the peak: L, its inverse on the same pattern, and what belongs to the entries of M."""
     tree = supernode_tree(parent, counts)
     widths, sizes = np.diff(tree.first).astype(np.float64), tree.size.astype(np.float64)
-    below = float((widths * (sizes - widths)).max()) + max(CHUNK, NARROW * float(sizes.max()))
+    below = float((widths * (sizes - widths)).max(initial=0.0)) + max(CHUNK, NARROW * float(sizes.max(initial=0.0)))
     return (
         8.0 * (2.0 * float(widths @ sizes) + below + float(sizes.sum()))
         + BYTES_PER_COLUMN * pattern.q
