@@ -23,7 +23,6 @@ lint: $(SETUP) ## ruff and mypy
 	@$(RUN) -m mypy
 
 docs: $(SETUP) ## the documentation as a site, in site/; a warning is an error
-	@$(RUN) -m pip install -q -e '.[docs]'
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 bench: $(SETUP) ## the benchmarks, quickly, in this environment
