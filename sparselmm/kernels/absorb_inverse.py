@@ -26,7 +26,7 @@ def symmetrise(begin: int, end: int, H: FloatArray) -> None:
                     H[j, i] = H[i, j]
 
 
-@njit(cache=True, nogil=True)
+@njit(inline="always")  # a call costs as much as a short sum
 def _gathered_dot(row: FloatArray, tail: AnyArray, w: FloatArray, first: int, last: int) -> float:
     """sum of row[tail_t] w_t over meetings first ... last-1.
 
@@ -50,7 +50,7 @@ def _gathered_dot(row: FloatArray, tail: AnyArray, w: FloatArray, first: int, la
     return ((a + b) + (c + d)) + ((e + f) + (g + h))
 
 
-@njit(cache=True, nogil=True)
+@njit(inline="always")
 def _two_gathered_dots(
     row: FloatArray, tail: AnyArray, W: FloatArray, a: int, b: int, first: int, last: int
 ) -> tuple[float, float]:
