@@ -10,8 +10,10 @@ from scipy import stats
 
 from .._errors import ModelError
 from .._typing import FloatArray
+from ..charts import SIGMA
 from ..fitting import estimate
-from ..terms import ModelSpec
+from ..fixed import design_matrix
+from ..terms import ModelSpec, RandomTerm
 from .contrasts import need_dense
 
 if TYPE_CHECKING:
@@ -86,13 +88,16 @@ def _likelihood_ratio(small: "Fit", large: "Fit") -> dict[str, object]:
 
 def _tail(chisq: float, df: int, small: "Fit", large: "Fit") -> tuple[float, str]:
     """p value and its distribution; with several more variances chi2(df), which is conservative."""
-    new = _natural_names(large) - _natural_names(small)
+    held = small.estimate.held
+    new = {name for name in _free(large) - _free(small) if held.get(name, 0.0) == 0.0}
     variances = [name for name in new if name.startswith("sd_")]
-    others = new - set(variances) - _correlations(variances, new, _natural_names(small))
+    others = new - set(variances) - _correlations(variances, new, _free(small)) - set(held)
     p_value = float(stats.chi2.sf(chisq, df))
     if len(variances) == 1 and not others:
         below = float(stats.chi2.sf(chisq, df - 1)) if df > 1 else float(chisq == 0.0)
         return 0.5 * below + 0.5 * p_value, f"0.5 chi2({df - 1}) + 0.5 chi2({df})"
+    if "kappa_residual" in new:
+        return p_value, f"chi2({df}), conservative: a rate at the edge"
     return p_value, f"chi2({df})" + (", conservative: variances at the edge" if variances else "")
 
 
@@ -128,48 +133,78 @@ def _outside(inner: FloatArray, X: FloatArray) -> bool:
 
 
 def _nested_random(small: "Fit", large: "Fit") -> str:
-    """Whether the variance parameters of one are among those of the other, by name; ModelError where they are not."""
-    missing = _natural_names(small) - _natural_names(large)
-    if missing:
-        raise ModelError(
-            f"'{_label(small)}' is not seen to be nested in '{_label(large)}': the larger model has no "
-            f"{', '.join(sorted(missing))}; test=False compares their AIC and BIC"
-        )
+    """Whether the smaller model is the larger one with some variance parameters at fixed values; ModelError else.
+
+    Parameters are compared by name, terms by their designs and precisions.
+    """
+    missing, kept = _free(small) - _free(large), large.estimate.held
+    if missing - set(kept):
+        raise _not_seen(small, large, f"has no {', '.join(sorted(missing))}")
+    other = [name for name, value in kept.items() if _fixed_at(small, name) != value]
+    if other:
+        raise _not_seen(small, large, f"holds {', '.join(f'{name} = {kept[name]:g}' for name in other)}")
     for term in small.spec.terms:
         others = [t for t in large.spec.terms if t.name == term.name]
-        if not any(_same_design(term.Z, other.Z) for other in others):
-            raise ModelError(f"{term.describe()}: '{term.name}' groups the rows differently in the two models")
-    if len(_natural_names(small)) == len(_natural_names(large)):
-        return "same random part"
-    return "variance parameters nested by name"
+        if not all(any(_same_effect(term, j, t) for t in others) for j in range(term.n_effects)):
+            raise _not_seen(small, large, f"has other groups, covariates or precisions in {term.describe()}")
+    residual, wider = small.spec.residual, large.spec.residual
+    if residual is not None and (wider is None or residual.label != wider.label):
+        raise _not_seen(small, large, f"has no residual {residual.label}")
+    return "same random part" if _free(small) == _free(large) else "variance parameters nested by name"
 
 
-def _natural_names(fit: "Fit") -> set[str]:
-    return set(fit.likelihood.parameters.natural_names) - set(fit.estimate.held)
+def _not_seen(small: "Fit", large: "Fit", why: str) -> ModelError:
+    return ModelError(
+        f"'{_label(small)}' is not seen to be nested in '{_label(large)}': the larger model {why}; test=False compares "
+        "their AIC and BIC"
+    )
 
 
-def _same_design(a: object, b: object) -> bool:
-    """Equal codes; of matrices, equal numbers of rows."""
-    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
-        return np.array_equal(a, b)
-    return type(a) is type(b)
+def _free(fit: "Fit") -> set[str]:
+    """Variance parameters that were estimated."""
+    return {*fit.likelihood.parameters.natural_names, SIGMA} - set(fit.estimate.held)
+
+
+def _fixed_at(fit: "Fit", name: str) -> float | None:
+    """The value of a parameter that was held, or of one that the model does not have; None of an estimated one."""
+    if name in _free(fit):
+        return None
+    return fit.estimate.held.get(name, 1.0 if name.startswith("ratio_") else 0.0)
+
+
+def _same_effect(term: RandomTerm, j: int, other: RandomTerm) -> bool:
+    """Whether `other` has effect j of `term`: the same columns of Z and the same precision."""
+    if term.effects[j] not in other.effects or term.n_levels != other.n_levels or not _same_precision(term, other):
+        return False
+    i = other.effects.index(term.effects[j])
+    a, b = design_matrix(term)[:, j :: term.n_effects], design_matrix(other)[:, i :: other.n_effects]
+    return (a != b).nnz == 0
+
+
+def _same_precision(a: RandomTerm, b: RandomTerm) -> bool:
+    if a.Q is None or b.Q is None:
+        return a.Q is b.Q
+    values = [Q.values(Q.start()) for Q in (a.Q, b.Q)]
+    pairs = zip([*a.Q.pattern(), values[0]], [*b.Q.pattern(), values[1]], strict=True)
+    return type(a.Q) is type(b.Q) and all(np.array_equal(x, y) for x, y in pairs)
 
 
 def _check_rows(fits: Sequence["Fit"]) -> None:
-    first = fits[0].spec
+    first = _data(fits[0].spec)
     for fit in fits[1:]:
-        for what, a, b in _same_wanted(first, fit.spec):
-            if (a is None) != (b is None) or (a is not None and b is not None and not np.array_equal(a, b)):
+        for what, values in _data(fit.spec).items():
+            if not np.array_equal(values, first[what]):
                 raise ModelError(
                     f"'{_label(fits[0])}' and '{_label(fit)}' differ in their {what}"
                     f"{_counts(fits[0], fit)}: likelihoods of different data cannot be compared"
                 )
 
 
-def _same_wanted(a: ModelSpec, b: ModelSpec) -> list[tuple[str, FloatArray | None, FloatArray | None]]:
-    sizes = np.array([a.n], dtype=float), np.array([b.n], dtype=float)
-    pairs = [("rows", sizes), ("response", (a.y, b.y)), ("weights", (a.weights, b.weights))]
-    return [(what, *pair) for what, pair in [*pairs, ("offset", (a.offset, b.offset))]]
+def _data(spec: ModelSpec) -> dict[str, FloatArray]:
+    """What a likelihood is of."""
+    weights, offset = (default if x is None else x for x, default in ((spec.weights, 1.0), (spec.offset, 0.0)))
+    each = np.ones(spec.n)
+    return {"rows": np.array([float(spec.n)]), "response": spec.y, "weights": weights * each, "offset": offset * each}
 
 
 def _counts(a: "Fit", b: "Fit") -> str:

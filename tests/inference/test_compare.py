@@ -93,8 +93,61 @@ def test_models_that_are_not_nested(fits, sleep):
     with pytest.raises(slm.ModelError, match=r"the larger model has no sd_Intercept\|Subject"):
         slm.compare(x, other)
     regrouped = slm.lmm("Reaction ~ Days + (Days | Subject)", table.assign(Subject=table.other))
-    with pytest.raises(slm.ModelError, match="'Subject' groups the rows differently"):
+    with pytest.raises(slm.ModelError, match=r"has other groups, covariates or precisions in \(1 \| Subject\)"):
         slm.compare(x, regrouped)
+
+
+def test_values_that_are_held(sleep):
+    """A standard deviation held above zero is inside its space: chi-squared of the deviances' difference, no mixture."""
+    free, formula = (
+        slm.lmm("Reaction ~ Days + (Days | Subject)", sleep, reml=False),
+        "Reaction ~ Days {}+ (Days | Subject)",
+    )
+
+    def held(value, more=""):
+        return slm.lmm(formula.format(more), sleep, reml=False, fixed={"sd_Intercept|Subject": value})
+
+    row = slm.compare(held(20.0), free).iloc[1]
+    assert row.reference == "chi2(1)"
+    assert row.p_value == pytest.approx(stats.chi2.sf(held(20.0).deviance - free.deviance, 1), rel=EXACT)
+    assert slm.compare(held(20.0), held(20.0, "+ I(Days**2) ")).checked.iloc[1].endswith("same random part")
+    with pytest.raises(slm.ModelError, match=r"the larger model holds sd_Intercept\|Subject = 30"):
+        slm.compare(held(20.0), held(30.0, "+ I(Days**2) "))
+    absent = slm.lmm("Reaction ~ 1 + (0 + Days | Subject)", sleep, reml=False)
+    with pytest.raises(slm.ModelError, match=r"the larger model holds sd_Intercept\|Subject = 30"):
+        slm.compare(absent, held(30.0))
+    line, at_zero = "Reaction ~ Days + (1 | Subject)", {"sd_Intercept|Subject": 0.0}
+    row = slm.compare(*(slm.lmm(line, sleep, reml=False, fixed=held) for held in (at_zero, None))).iloc[1]
+    assert row.reference == "0.5 chi2(0) + 0.5 chi2(1)"
+
+
+def test_terms_of_one_name_that_differ(sleep):
+    """Other precisions, covariates and series behind the same names of parameters are no nested models."""
+    levels = list(sleep.Subject.unique())
+    one, two = (slm.Known(np.eye(18) + c, kind="covariance", levels=levels) for c in (0.3, 0.6))
+    related = [
+        slm.lmm(f"Reaction ~ {x} + known(1 | Subject, Q)", sleep, context={"Q": Q})
+        for x, Q in (("1", one), ("Days", two))
+    ]
+    with pytest.raises(slm.ModelError, match="has other groups, covariates or precisions in known"):
+        slm.compare(*related)
+    sloped = [slm.lmm(f"Reaction ~ {x} + (0 + z | Subject)", sleep.assign(z=z)) for x, z in
+              (("1", sleep.Days + 1.0), ("Days", np.sqrt(sleep.Days + 1.0)))]  # fmt: skip
+    with pytest.raises(slm.ModelError, match=r"has other groups, covariates or precisions in \(0 \+ z \| Subject\)"):
+        slm.compare(*sloped)
+    table = sleep.assign(half=sleep.Days % 5, block=sleep.Subject.astype(str) + "-" + (sleep.Days // 5).astype(str))
+    serial = [
+        slm.lmm(f"Reaction ~ {x} + (1 | Subject)", table, residual=r)
+        for x, r in (("1", "ar1(Days | Subject)"), ("Days", "ar1(half | block)"))
+    ]
+    with pytest.raises(slm.ModelError, match=r"has no residual ar1\(Days \| Subject\)"):
+        slm.compare(*serial)
+
+
+def test_weights_of_one_are_none(fits, sleep):
+    one = slm.lmm("Reaction ~ Days + (1 | Subject)", sleep, weights=np.ones(180), offset=np.zeros(180))
+    plain = slm.compare(fits["one"], fits["two"]).iloc[1]
+    assert slm.compare(one, fits["two"]).chisq.iloc[1] == pytest.approx(plain.chisq, abs=CHISQ_ATOL)
 
 
 def test_other_rows_and_responses(fits, sleep):
