@@ -98,7 +98,7 @@ def test_models_that_are_not_nested(fits, sleep):
 
 
 def test_values_that_are_held(sleep):
-    """A standard deviation held above zero is inside its space: chi-squared of the deviances' difference, no mixture."""
+    """A standard deviation held above zero is inside its space: chi-squared, no mixture."""
     free, formula = (
         slm.lmm("Reaction ~ Days + (Days | Subject)", sleep, reml=False),
         "Reaction ~ Days {}+ (Days | Subject)",
