@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import ArrayLike
+from pandas.api.types import is_numeric_dtype
 
 from .._errors import DataError
 from .._typing import FloatArray, IntArray
@@ -49,7 +50,8 @@ class Encoding:
 
     categories: levels of each column, None for one of numbers. offset_column: offset= where it was a column;
     offset_given: whether it was an array, which new rows do not have. weights_column: weights= where it was a column.
-    strata: of residual variances that differ.
+    strata: of residual variances that differ. typical: of each column of numbers in the fixed part its two values where
+    it has no more, else its mean, over the rows used.
     """
 
     fixed_design: Design
@@ -61,6 +63,7 @@ class Encoding:
     offset_given: bool = False
     weights_column: str | None = None
     strata: TermEncoding | None = None
+    typical: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def fixed(self, newdata: Any) -> Any:
         """All fixed effects of the rows of `newdata`, (n, p), sparse where the fit's are; NaN where a value is missing.
@@ -233,6 +236,7 @@ class _Builder:
                 offset is not None and not isinstance(offset, str),
                 weights if isinstance(weights, str) else None,
                 self._strata(rows.frame),
+                {c: _typical(rows.frame[c]) for c in fixed.columns if is_numeric_dtype(rows.frame[c])},
             ),
             residual=self._residual(rows.frame),
             S=S,
@@ -361,6 +365,14 @@ def _texts(terms: SimpleFormula) -> tuple[str, ...]:
 
 def _categories(values: pd.Series) -> pd.Index | None:
     return values.cat.categories if isinstance(values.dtype, pd.CategoricalDtype) else None
+
+
+def _typical(values: pd.Series) -> tuple[float, ...]:
+    """The values of a column of numbers where it has two at most, else its mean."""
+    low, high = float(values.min()), float(values.max())
+    if ((values == low) | (values == high)).all():
+        return (low,) if low == high else (low, high)
+    return (float(values.mean()),)
 
 
 def _same_kind(values: pd.Series, categories: pd.Index | None) -> pd.Series:

@@ -106,10 +106,9 @@ def emmeans(
 ) -> MarginalMeans:
     """Means of the response for the levels of `specs`, the other factors averaged with equal weights.
 
-    Covariates are at the means of the rows used, or at what `at` gives (a value or several); a function such as
-    `poly(x, 2)` is taken of the mean. by: columns within whose levels means are compared. An offset is left out.
-    Errors: ModelError for a column that is not in the fixed part, a model from arrays, or a covariate whose mean the
-    model does not know.
+    Covariates are at the means of the rows used (one that has two values at both), or at what `at` gives, a value or
+    several; a function such as `poly(x, 2)` is taken of the mean. by: columns within whose levels means are compared.
+    An offset is left out. Errors: ModelError for a column that is not in the fixed part, or a model from arrays.
     """
     wanted = (specs,) if isinstance(specs, str) else tuple(specs)
     within = () if by is None else (by,) if isinstance(by, str) else tuple(by)

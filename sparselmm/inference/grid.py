@@ -10,7 +10,6 @@ import pandas as pd
 
 from .._errors import ModelError
 from .._typing import FloatArray
-from ..formula.coding import Coding, read_coding
 from ..formula.names import suggest
 from .contrasts import need_dense
 
@@ -23,8 +22,8 @@ MOST_NUMBERS = 5e7  # rows of the grid times columns of X: 400 MB
 def reference_grid(fit: "Fit", at: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Column of the table -> its values in the grid.
 
-    Levels of factors, means of covariates, or what `at` says. Errors: ModelError for a name in `at` that the fixed
-    part does not read, or a covariate that it reads only through a function, whose own mean is not known.
+    Levels of factors, means of covariates over the rows used (both values of one that has two), or what `at` says.
+    Errors: ModelError for a name in `at` that the fixed part does not read.
     """
     encoding = fit.spec.encoding
     if encoding is None:
@@ -34,8 +33,7 @@ def reference_grid(fit: "Fit", at: Mapping[str, Any]) -> dict[str, list[Any]]:
     for name in at:
         if name not in columns:
             raise ModelError(f"at: '{name}' is not in the fixed part{suggest(str(name), columns)}")
-    coding = read_coding(encoding.fixed_design)
-    return {c: _listed(at[c]) if c in at else _values(fit, coding, c) for c in columns}
+    return {c: _listed(at[c]) if c in at else _values(fit, c) for c in columns}
 
 
 def _listed(value: Any) -> list[Any]:
@@ -43,12 +41,12 @@ def _listed(value: Any) -> list[Any]:
     return [value] if scalar else list(value)
 
 
-def _values(fit: "Fit", coding: Coding, column: str) -> list[Any]:
-    categories = fit.spec.encoding.categories[column]
-    if categories is not None:
-        return list(categories)
+def _values(fit: "Fit", column: str) -> list[Any]:
+    encoding = fit.spec.encoding
+    if encoding.categories[column] is not None:
+        return list(encoding.categories[column])
     levels = _coded_levels(fit, column)
-    return [_mean(fit, coding, column)] if levels is None else levels
+    return list(encoding.typical[column]) if levels is None else levels
 
 
 def _coded_levels(fit: "Fit", column: str) -> list[Any] | None:
@@ -58,16 +56,6 @@ def _coded_levels(fit: "Fit", column: str) -> list[Any] | None:
         if "contrasts" in state[1] and pattern.fullmatch(expr):
             return list(state[1]["contrasts"].levels)
     return None
-
-
-def _mean(fit: "Fit", coding: Coding, column: str) -> float:
-    """Of the rows used: any term that has the column as its only covariate holds it, summed over the levels."""
-    for term in coding.terms:
-        if term.numeric == {column}:
-            return float(np.mean(fit.spec.X @ coding.indicators[:, term.indicators].sum(axis=1)))
-    raise ModelError(
-        f"the formula reads '{column}' only through a function, and its mean is not kept: give at={{'{column}': value}}"
-    )
 
 
 def average(fit: "Fit", values: Mapping[str, Sequence[Any]], shown: Sequence[str]) -> tuple[pd.DataFrame, FloatArray]:
