@@ -94,6 +94,18 @@ class Design:
             return self._by_level(kernels.level_sums, V.shape[1], V, self.weights)
         return np.asarray(self.sparse.T @ _weighted(V, self.weights)).reshape(m, r, V.shape[1])
 
+    def centred_sums(self, X: FloatArray, shift: FloatArray, y: FloatArray) -> FloatArray:
+        """Z'W[X-shift y], (m, r, p+1)."""
+        m, r, p = self.term.n_levels, self.term.n_effects, len(shift)
+        if self.coded:
+            return self._by_level(kernels.centred_sums, p + 1, X, shift, y, self.weights)
+        turned = self.sparse.T
+        out = np.empty((m * r, p + 1))
+        out[:, :p] = turned @ _weighted(X, self.weights)
+        out[:, :p] -= np.outer(turned @ (self.weights if len(self.weights) else np.ones(len(y))), shift)
+        out[:, p] = turned @ (self.weights * y if len(self.weights) else y)
+        return out.reshape(m, r, p + 1)
+
     @cached_property
     def grams(self) -> FloatArray:
         """Diagonal blocks of Z'WZ, (m, r, r), of codes."""

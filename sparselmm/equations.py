@@ -16,11 +16,11 @@ from ._typing import BoolArray, FloatArray, IntArray
 from .banded import Banded
 from .designs import Block, Design, cross_blocks
 from .engines import Pattern
-from .engines.threads import by_pieces, parallel, row_pieces
-from .fixed import Diffuse, FixedDesign, fixed_design, row_weights
+from .engines.threads import parallel, row_pieces
+from .fixed import Diffuse, FixedDesign, row_weights
 from .kernels.blocks import add_product, add_scaled, add_to_diagonals, locate, sort_entries, times_transposed
-from .kernels.columns import gram
 from .kernels.crossproducts import spread
+from .projected import projected
 from .terms import ModelSpec, RandomTerm, check_residual
 
 
@@ -54,17 +54,18 @@ class CrossProducts:
 def cross_products(spec: ModelSpec) -> CrossProducts:
     """One pass over the rows of `spec` for each pair of terms. ModelError where X leaves nothing over."""
     weights = row_weights(spec)
-    fixed, V = fixed_design(spec, weights)
-    check_residual(V[:, -1], fixed.n_columns, spec)
+    rows = projected(spec, weights)
+    fixed = rows.fixed
+    check_residual(rows.y, fixed.n_columns, spec)
     designs = [Design(term, weights) for term in all_terms(spec, fixed)]
     bases, sum_log_weights = tuple(d.basis for d in designs), float(np.log(weights).sum())
     if spec.residual is not None:
         root = np.sqrt(weights) if len(weights) else np.ones(spec.n)
-        banded = Banded(spec.residual, [d.entries(root) for d in designs], root[:, None] * V)
+        banded = Banded(spec.residual, [d.entries(root) for d in designs], root[:, None] * rows.stored())
         blocks, Zxy, xy = _banded_products(banded)
         return CrossProducts(spec.n, fixed, bases, blocks, Zxy, xy, sum_log_weights, banded)
-    Zxy, xy = tuple(d.sums(V) for d in designs), np.sum(by_pieces(gram, row_pieces(spec.n), V, weights), axis=0)
-    del V  # the pairs of levels need room
+    Zxy, xy = tuple(rows.sums(d) for d in designs), rows.xy
+    del rows  # the pairs of levels need room
     return CrossProducts(spec.n, fixed, bases, cross_blocks(designs), Zxy, xy, sum_log_weights)
 
 

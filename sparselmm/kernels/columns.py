@@ -121,3 +121,78 @@ def triangular_factor(begin: int, end: int, X: FloatArray, size: FloatArray, wei
         A[:, p + last - first :] = 0.0
         triangularise(A)
     return A[:, :p].T.copy()
+
+
+SLAB = 512  # rows: ten columns of them stay in the first cache
+
+
+@njit(cache=True, nogil=True)
+def _centred_slab(first: int, last: int, X: FloatArray, shift: FloatArray, A: FloatArray) -> None:
+    """A (p, SLAB) = columns of X - shift in rows first ... last-1, then zeros."""
+    for i in range(first, last):
+        for j in range(len(shift)):
+            A[j, i - first] = X[i, j] - shift[j]
+    A[: len(shift), last - first :] = 0.0
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # so that sums over rows are vectorised
+def centred_gram(
+    begin: int, end: int, X: FloatArray, shift: FloatArray, y: FloatArray, weights: FloatArray
+) -> FloatArray:
+    """(p+1, p+1) sum of w_i u_i u_i', u_i = [x_i - shift, y_i]."""
+    p = len(shift)
+    A, out = np.zeros((p + 1, SLAB)), np.zeros((p + 1, p + 1))
+    for first in range(begin, end, SLAB):
+        last = min(first + SLAB, end)
+        _centred_slab(first, last, X, shift, A)
+        A[p, : last - first] = y[first:last]
+        A[p, last - first :] = 0.0
+        if len(weights):
+            for i in range(first, last):
+                A[:, i - first] *= np.sqrt(weights[i])
+        for j in range(p + 1):
+            for k in range(j + 1):
+                total = 0.0
+                for i in range(SLAB):
+                    total += A[j, i] * A[k, i]
+                out[j, k] += total
+    for j in range(p + 1):
+        out[:j, j] = out[j, :j]
+    return out
+
+
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})
+def take_centred_away(
+    begin: int, end: int, X: FloatArray, shift: FloatArray, step: FloatArray, y: FloatArray, weights: FloatArray
+) -> FloatArray:
+    """y -= (X - shift) step; then (p+1,) sums of w_i y_i [x_i - shift, y_i]."""
+    p = len(shift)
+    A, rest, out = np.zeros((p, SLAB)), np.zeros(SLAB), np.zeros(p + 1)
+    for first in range(begin, end, SLAB):
+        last = min(first + SLAB, end)
+        _centred_slab(first, last, X, shift, A)
+        rest[: last - first] = y[first:last]
+        for j in range(p):
+            for i in range(SLAB):
+                rest[i] -= A[j, i] * step[j]
+        y[first:last] = rest[: last - first]
+        for i in range(first, last):
+            w = weights[i] if len(weights) else 1.0
+            out[p] += w * y[i] * y[i]
+            rest[i - first] *= w
+        for j in range(p):
+            total = 0.0
+            for i in range(last - first):
+                total += A[j, i] * rest[i]
+            out[j] += total
+    return out
+
+
+@njit(cache=True, nogil=True)
+def times_inverse(begin: int, end: int, R: FloatArray, rows: FloatArray) -> None:
+    """The first p columns of rows (n, p+1) times R^-1, in place; R upper triangular."""
+    for i in range(begin, end):
+        for j in range(len(R)):
+            for k in range(j):
+                rows[i, j] -= rows[i, k] * R[k, j]
+            rows[i, j] /= R[j, j]

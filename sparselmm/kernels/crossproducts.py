@@ -52,6 +52,23 @@ def level_sums(
 
 
 @njit(cache=True, nogil=True)
+def centred_sums(
+    begin: int, end: int, codes: AnyArray, columns: FloatArray, basis: FloatArray, X: FloatArray, shift: FloatArray,
+    y: FloatArray, weights: FloatArray, out: FloatArray,
+) -> None:  # fmt: skip
+    """out[l] += sum over rows i of level l of w_i z_i [x_i - shift, y_i]; X (n, p), y (n,), out (m, r, p+1)."""
+    z, p = np.empty(len(basis)), len(shift)
+    for i in range(begin, end):
+        conditioned(i, columns, basis, z)
+        block, w = out[codes[i]], weights[i] if len(weights) else 1.0
+        for a in range(len(z)):
+            value = w * z[a]
+            for j in range(p):
+                block[a, j] += value * (X[i, j] - shift[j])
+            block[a, p] += value * y[i]
+
+
+@njit(cache=True, nogil=True)
 def rows_by_level(codes: AnyArray, free: IntArray, out: AnyArray) -> None:
     """out (n,) = the rows in the order of their levels; free (m,) = the first place of each level, moved on."""
     for i in range(len(codes)):
