@@ -2,6 +2,7 @@
 
 import os
 import threading
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -87,14 +88,36 @@ def test_pieces_run_at_the_same_time():
     assert sorted(parallel(lambda begin, end: barrier.wait(), np.array([0, 1, 2]))) == [0, 1]
 
 
-def test_an_error_in_a_piece_is_seen():
+@pytest.mark.parametrize("where", [0, 1], ids=["with the caller", "with a helper"])
+def test_an_error_in_a_piece_is_seen(where):
+    """Each thread has one of the two pieces; the caller is the main thread."""
     slm.set_threads(2)
+    barrier = threading.Barrier(2, timeout=30)
 
     def fails(begin, end):
-        raise EngineError(f"piece {begin}")
+        barrier.wait()
+        if (threading.current_thread() is threading.main_thread()) == (where == 0):
+            raise EngineError("this one")
 
-    with pytest.raises(EngineError, match="piece 0"):
+    with pytest.raises(EngineError, match="this one"):
         parallel(fails, np.array([0, 1, 2]))
+
+
+def test_who_calls_does_not_wait_for_a_thread_that_is_held_up():
+    slm.set_threads(2)
+    go = threading.Event()
+    held = threads._pool(os.getpid(), 1).submit(go.wait, 30)
+    assert sum(parallel(lambda begin, end: list(range(begin, end)), np.array([0, 2, 5])), []) == list(range(5))
+    assert not held.done()
+    go.set()
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_many_pieces_go_in_runs_whose_order_stays(n):
+    slm.set_threads(n)
+    found = parallel(lambda begin, end: (begin, end), np.arange(0, 301, 3))
+    assert len(found) == (1 if n == 1 else threads.PER_THREAD * n)
+    assert found[0][0] == 0 and found[-1][1] == 300 and all(a[1] == b[0] for a, b in pairwise(found))
 
 
 def test_pieces_have_about_the_same_work():
