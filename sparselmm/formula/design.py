@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,7 @@ from .table import kind_of
 from .tokens import Expr
 
 HEAD = 2  # rows that show formulaic the kinds of plain columns; their levels are in their dtype
+SLAB = 4096  # rows of X written at a time: they stay in cache from one term to the next
 MANY_LEVELS = 100  # a factor with more makes sparse columns: beside a dense block of 1e6 rows, 0.8 GB
 _EVALUATION_ERRORS = (FormulaicError, SyntaxError, TypeError, ValueError, LookupError, NameError, AttributeError)
 
@@ -105,23 +106,31 @@ def _is_plain(term: Term, frame: pd.DataFrame) -> bool:
 
 def _plain_columns(spec: formulaic.ModelSpec, frame: pd.DataFrame) -> FloatArray:
     """The columns (n, p) of plain terms, straight into their place: formulaic would make each one several times."""
-    out, place = np.empty((len(frame), len(spec.column_names))), 0
+    out, parts, place = np.empty((len(frame), len(spec.column_names))), [], 0
     for part in spec.structure:
-        into = out[:, place : place + len(part.columns)]
+        if part.columns:
+            parts.append((slice(place, place + len(part.columns)), _plain_values(part, spec, frame)))
         place += len(part.columns)
-        if str(part.term) == "1":
-            into[:] = 1.0
-        if str(part.term) == "1" or not part.columns:
-            continue
-        (scoped,) = part.scoped_terms[0].factors
-        kind, state = spec.encoder_state[scoped.factor.expr]
-        values = frame[scoped.factor.expr]
-        if kind is Factor.Kind.CATEGORICAL:
-            coding = state["contrasts"].get_coding_matrix(reduced_rank=scoped.reduced, sparse=False)
-            into[:] = np.asarray(coding, dtype=np.float64)[values.cat.codes.to_numpy()]
-        else:
-            into[:, 0] = values.to_numpy()
+    for first in range(0, len(out), SLAB):
+        rows = slice(first, first + SLAB)
+        for columns, values in parts:
+            out[rows, columns] = values(rows)
     return out
+
+
+def _plain_values(part: Any, spec: formulaic.ModelSpec, frame: pd.DataFrame) -> Callable[[slice], Any]:
+    """rows -> the columns of a plain term, (rows, columns)."""
+    if str(part.term) == "1":
+        return lambda rows: 1.0
+    (scoped,) = part.scoped_terms[0].factors
+    kind, state = spec.encoder_state[scoped.factor.expr]
+    values = frame[scoped.factor.expr]
+    if kind is Factor.Kind.CATEGORICAL:
+        coding = state["contrasts"].get_coding_matrix(reduced_rank=scoped.reduced, sparse=False)
+        codes, table = values.cat.codes.to_numpy(), np.asarray(coding, dtype=np.float64)
+        return lambda rows: table.take(codes[rows], axis=0)  # a third of the time of table[codes]
+    numbers = values.to_numpy()
+    return lambda rows: numbers[rows, None]
 
 
 def make_fixed_design(
