@@ -130,7 +130,13 @@ def profile(fit: "Fit", which: str | Iterable[str] | None = None, *, level: floa
 
 
 def free_names(fit: "Fit", which: str | Iterable[str] | None) -> list[str]:
-    """Parameters that were estimated, of those that `which` stands for. ModelError for one that is not there."""
+    """Parameters that were estimated, of those that `which` stands for.
+
+    ModelError for one that is not there, and where a coefficient has the name of a variance parameter.
+    """
+    twice = [n for n in fit.fixef.index if n in fit.varpar.index]
+    if twice:
+        raise ModelError(f"'{twice[0]}' is a coefficient and a variance parameter: rename the column")
     held = fit.estimate.held
     groups = {
         "fixef": [n for n in fit.fixef.index if n not in fit.dropped_columns],

@@ -300,3 +300,11 @@ def test_a_series_may_take_all_of_the_variance():
     assert np.sqrt(rise) == pytest.approx(norm.ppf(0.995), abs=1e-3)  # sigma^2 is 1e-6 of the variance, not 0
     assert profile.confint(0.99).loc["sigma", "lower"] == 0.0
     assert len(profile.curves["sigma"].u) < 20  # no nodes in the rounding of a deviance that is level
+
+
+@pytest.mark.parametrize("method", ["wald", "profile", "boot"])
+def test_a_coefficient_named_like_a_variance_parameter(method):
+    """Intervals go by name: one of the two would be lost."""
+    fit = slm.lmm("Reaction ~ sigma + (1 | Subject)", load_dataset("sleepstudy").rename(columns={"Days": "sigma"}))
+    with pytest.raises(slm.ModelError, match="'sigma' is a coefficient and a variance parameter: rename the column"):
+        fit.confint(method)
