@@ -354,11 +354,14 @@ class Fit:
 
         return confint(self, method, level, which, **options)
 
-    def save(self, path: Any) -> None:
-        """Write the fit to a JSON file without the data; `slm.load(path)` reads it, enough to predict."""
+    def save(self, path: Any, *, se: bool = False) -> None:
+        """Write the fit to a JSON file without the data; `slm.load(path)` reads it, enough to predict.
+
+        se: with what standard errors and intervals of predictions need, the sparse equations.
+        """
         from .inference.save import save
 
-        save(self, path)
+        save(self, path, se=se)
 
     def refit(self, y: Any, *, start: FloatArray | None = None) -> "Fit":
         """The same model and criterion for another response y (nobs,): nothing but the response is read again."""

@@ -13,7 +13,7 @@ from .._typing import FloatArray, IntArray
 from ..formula.latent import LatentEncoding
 from .bootstrap import check_level
 from .new_rows import TermRows, states_at
-from .predict import PredictionRows, term_facts
+from .predict import PredictionRows, Predictor, term_facts
 
 if TYPE_CHECKING:
     from ..results import Fit
@@ -44,7 +44,7 @@ def curve(
     parts[k] = TermRows(A, fresh[:, None], np.zeros(len(times), dtype=np.bool_))
     rows = PredictionRows(_fixed_rows(fit, how, times, fixed), np.zeros(len(times)), tuple(parts))
     mean = rows.mean(np.nan_to_num(fit.fixef.to_numpy()), fit.estimate.evaluation.b)
-    se = fit.sigma * np.sqrt(rows.variances(fit))
+    se = fit.sigma * np.sqrt(rows.variances(Predictor.of(fit)))
     half = norm.isf(0.5 - 0.5 * level) * se
     names = pd.Index(labels, dtype=object)[owner]
     return pd.DataFrame(

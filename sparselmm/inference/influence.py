@@ -80,7 +80,7 @@ class _Deletion:
     @classmethod
     def of(cls, fit: "Fit") -> "_Deletion":
         posterior, Omega = Posterior.of(fit), row_precision(fit)
-        p = len(posterior.likelihood.kept)
+        p = len(posterior.kept)
         if not p:
             raise ModelError("the model has no coefficients whose change could be measured")
         L = rows_used(fit, posterior).combined(Omega)
@@ -139,9 +139,8 @@ class _Blocks:
     """Dense blocks of M^-1 at the effects that each group meets: on the pattern of M, or solved for several groups."""
 
     def __init__(self, posterior: Posterior):
-        self._posterior, equations = posterior, posterior.likelihood.equations
-        self._pattern, self._q = equations.pattern, equations.q
-        self._entries = posterior.likelihood.engine.selected_inverse(*equations.places())
+        self._posterior, self._pattern, self._q = posterior, posterior.pattern, posterior.pattern.q
+        self._entries = posterior.entries()
 
     def of(self, groups: Sequence[tuple[IntArray, sp.csr_array]]) -> Iterator[tuple[IntArray, sp.csr_array, _Block]]:
         """Each group's rows and S with its block, in order."""

@@ -5,8 +5,9 @@ and where these meet in a row of the data their entries of M^-1 are on the patte
 serves all rows. Rows whose levels never meet are solved for, in blocks.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,8 @@ import scipy.sparse as sp
 
 from .._typing import BoolArray, FloatArray, IntArray
 from ..coefficients import Functionals, Inverse
-from ..engines.threads import blas_threads
+from ..engines import Engine, Pattern
 from ..equations import destinations
-from ..likelihood import Likelihood
 from .factorised import sparse_likelihood
 
 if TYPE_CHECKING:
@@ -32,11 +32,17 @@ PAIRS = 2_000_000  # pairs of nonzeros that are looked up at a time
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Posterior:
-    """C^-1 of one fit at its estimates, over sigma^2. share: (q, c), v's part in the columns within null spaces."""
+    """C^-1 of one fit at its estimates, over sigma^2.
 
-    likelihood: Likelihood
-    theta: FloatArray
-    T: list[FloatArray]
+    engine: holds M, whose lower triangle is on `pattern`. kept: columns of X that are in the model. functionals: K of
+    x'beta + sum_k Z_k b_k, x (c, p) of the kept coefficients, Z_k (c, m r) or None. share: (q, c), v's part in the
+    columns within null spaces.
+    """
+
+    engine: Engine
+    pattern: Pattern
+    kept: IntArray
+    functionals: Callable[[Any, Sequence[sp.csr_array | None]], Functionals]
     inverse: Inverse
     share: FloatArray
     solved: FloatArray
@@ -46,12 +52,15 @@ class Posterior:
         """Holds as long as nobody asks the fit's likelihood for another theta."""
         likelihood, theta = sparse_likelihood(fit), fit.estimate.evaluation.theta
         inverse, T = likelihood.inverse(theta), likelihood._own_factors(theta)
-        share = likelihood.coefficients.share_of(T)
-        return cls(likelihood, theta, T, inverse, share, inverse.solve(share) if share.size else share)
+        share, pattern = likelihood.coefficients.share_of(T), likelihood.equations.pattern
+        make = partial(likelihood.coefficients.sparse_functionals, T=T)
+        solved = inverse.solve(share) if share.size else share
+        return cls(likelihood.engine, pattern, likelihood.kept, make, inverse, share, solved)
 
-    def functionals(self, x: Any, Z: Sequence[sp.csr_array | None]) -> Functionals:
-        """K of x'beta + sum_k Z_k b_k; x (c, p) of the kept coefficients, Z_k (c, m r)."""
-        return self.likelihood.coefficients.sparse_functionals(x, Z, self.T)
+    def entries(self) -> FloatArray:
+        """M^-1 on the pattern, (nnz,)."""
+        columns = np.repeat(np.arange(self.pattern.q), np.diff(self.pattern.indptr))
+        return self.engine.selected_inverse(self.pattern.indices, columns)
 
     def forms(self, K: Functionals, L: Functionals) -> FloatArray:
         """K_i'C^-1 L_i of each row, (c,)."""
@@ -78,10 +87,9 @@ class Posterior:
         """a_i'M^-1 b_i of the rows of A and B (c, q)."""
         out, open_rows = np.zeros(A.shape[0]), np.ones(A.shape[0], dtype=np.bool_)
         if A.shape[0] > FEW:
-            equations = self.likelihood.equations
-            entries = self.likelihood.engine.selected_inverse(*equations.places())
+            entries = self.entries()
             for rows in _pieces(A, B):
-                out[rows], open_rows[rows] = _on_pattern(A[rows], B[rows], equations.pattern, entries)
+                out[rows], open_rows[rows] = _on_pattern(A[rows], B[rows], self.pattern, entries)
         left = np.flatnonzero(open_rows)
         for block in blocks(left, A.shape[1]):
             X, rows = self.inverse.solve(np.ascontiguousarray(B[block].T.toarray())), A[block]
@@ -118,23 +126,20 @@ def _on_pattern(A: sp.csr_array, B: sp.csr_array, pattern: Any, entries: FloatAr
     return np.bincount(row, terms, minlength=len(count)).astype(np.float64), missing
 
 
-def error_variances(fit: "Fit", x: Any, Z: Sequence[sp.csr_array | None]) -> FloatArray:
+def error_variances(posterior: Posterior, x: Any, Z: Sequence[sp.csr_array | None]) -> FloatArray:
     """Variance of x'(beta_hat - beta) + sum_k Z_k (b_hat_k - b_k) over sigma^2, (n,).
 
     x: (n, p), all columns of the model's design; those that were dropped do not count. Equal rows are done once.
     """
-    with blas_threads(fit.likelihood.flops):
-        posterior = Posterior.of(fit)
-        kept = posterior.likelihood.kept
-        given = sp.csr_array(x)[:, kept]
-        widths = [given.shape[1], *(0 if Zk is None else Zk.shape[1] for Zk in Z)]
-        whole = sp.csr_array(sp.hstack([given, *(Zk for Zk in Z if Zk is not None)], format="csr"))
-        first, same = _distinct(whole)
-        ends, columns = np.cumsum(widths), sp.csc_array(whole[first])
-        parts = [sp.csr_array(columns[:, a:b]) for a, b in pairwise([0, *ends])]
-        matrices = [None if Zk is None else part for Zk, part in zip(Z, parts[1:], strict=True)]
-        K = posterior.functionals(parts[0], matrices)
-        return posterior.forms(K, K)[same]
+    given = sp.csr_array(x)[:, posterior.kept]
+    widths = [given.shape[1], *(0 if Zk is None else Zk.shape[1] for Zk in Z)]
+    whole = sp.csr_array(sp.hstack([given, *(Zk for Zk in Z if Zk is not None)], format="csr"))
+    first, same = _distinct(whole)
+    ends, columns = np.cumsum(widths), sp.csc_array(whole[first])
+    parts = [sp.csr_array(columns[:, a:b]) for a, b in pairwise([0, *ends])]
+    matrices = [None if Zk is None else part for Zk, part in zip(Z, parts[1:], strict=True)]
+    K = posterior.functionals(parts[0], matrices)
+    return posterior.forms(K, K)[same]
 
 
 def _distinct(matrix: sp.csr_array) -> tuple[IntArray, IntArray]:

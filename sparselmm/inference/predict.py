@@ -1,7 +1,8 @@
-"""Predicted means of new rows, with standard errors and intervals."""
+"""Predicted means of new rows, with standard errors and intervals, of a fit or of what was saved of one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,10 +11,12 @@ from scipy.special import ndtri
 
 from .._errors import DataError, ModelError
 from .._typing import FloatArray
+from ..engines.threads import blas_threads
 from ..fixed import design_matrix
+from ..formula.encode import Encoding
 from .bootstrap import check_level
 from .new_rows import TermFacts, TermRows, check_policy, term_rows
-from .posterior import error_variances
+from .posterior import Posterior, error_variances
 from .residual_scales import new_residual_scales
 
 if TYPE_CHECKING:
@@ -22,47 +25,124 @@ if TYPE_CHECKING:
 INTERVALS = (None, "confidence", "prediction")
 
 
-def predict(
-    fit: "Fit",
-    newdata: Any = None,
-    *,
-    re: bool | str | Sequence[str] = True,
-    new_levels: str = "population",
-    se: bool = False,
-    interval: str | None = None,
-    level: float = 0.95,
-    seed: Any = None,
-) -> FloatArray | pd.DataFrame:
+def predict(fit: "Fit", newdata: Any = None, *, re: bool | str | Sequence[str] = True, **options: Any) -> Any:
     """X beta + offset (+ Z b) of the rows of newdata, (n,); a table with `se` or `interval`: see `Fit.predict`.
 
-    With K a row of [Z X] and z the loadings of effects that the fit does not have, at known variance parameters
-
-        se^2 = sigma^2 (K'C^-1 K + z G z'),     "prediction": se^2 + sigma^2 R_ii,     normal quantiles.
+    options: those of `Predictor.predict`.
     """
-    check_policy(new_levels)
-    if interval not in INTERVALS:
-        raise ModelError(f"interval={interval!r}: one of {', '.join(map(repr, INTERVALS))}")
-    wanted = _terms(fit, re)
-    uncertain = bool(se) or interval is not None
-    if newdata is None and all(wanted) and not uncertain:
-        return fit.fitted
-    rows = _rows_used(fit, wanted) if newdata is None else _new_rows(fit, newdata, wanted, new_levels)
-    mean = rows.mean(np.nan_to_num(fit.fixef.to_numpy()), fit.estimate.evaluation.b)
-    if new_levels == "sample":
-        if uncertain:
+    return Predictor.of(fit).predict(newdata, re=re, **options)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictor:
+    """What predictions need.
+
+    encoding: None where the model came from arrays. facts, factors (T, G = T T'), b: of each term. fit: with the rows
+    that were used, None where nobody has them. scales: standard deviations of the residuals of rows, over sigma.
+    """
+
+    encoding: Encoding | None
+    facts: Sequence[TermFacts]
+    factors: Sequence[FloatArray]
+    beta: FloatArray
+    b: Sequence[FloatArray]
+    sigma: float
+    fit: "Fit | None"
+    scales: Callable[[Any], FloatArray]
+    posterior: Callable[[], Posterior]
+    flops: float = 0.0
+
+    @classmethod
+    def of(cls, fit: "Fit") -> "Predictor":
+        """Of a fit."""
+        return cls(
+            fit.spec.encoding, term_facts(fit), factors(fit), np.nan_to_num(fit.fixef.to_numpy()),
+            fit.estimate.evaluation.b, fit.sigma, fit, partial(new_residual_scales, fit),
+            partial(Posterior.of, fit), fit.likelihood.flops,
+        )  # fmt: skip
+
+    def predict(
+        self,
+        newdata: Any,
+        *,
+        re: bool | str | Sequence[str] = True,
+        new_levels: str = "population",
+        se: bool = False,
+        interval: str | None = None,
+        level: float = 0.95,
+        seed: Any = None,
+    ) -> FloatArray | pd.DataFrame:
+        """The rows of newdata, or those of the fit where it is None.
+
+        With K a row of [Z X] and z the loadings of effects that the fit does not have, at known variance parameters
+
+            se^2 = sigma^2 (K'C^-1 K + z G z'),     "prediction": se^2 + sigma^2 R_ii,     normal quantiles.
+        """
+        check_policy(new_levels)
+        check_level(level)
+        if interval not in INTERVALS:
+            raise ModelError(f"interval={interval!r}: one of {', '.join(map(repr, INTERVALS))}")
+        uncertain = bool(se) or interval is not None
+        if uncertain and new_levels == "sample":
             raise ModelError("new_levels='sample' gives draws, which have no standard error: use 'population'")
-        return mean + _drawn(fit, newdata, rows, np.random.default_rng(seed))
-    if not uncertain:
-        return mean
-    check_level(level)
-    residual = new_residual_scales(fit, newdata) ** 2 if interval == "prediction" else 0.0
-    variance, there = np.full(len(mean), np.nan), np.isfinite(mean)
-    variance[there] = (rows if there.all() else rows.at(np.flatnonzero(there))).variances(fit)
-    table = {"fit": mean, "se": fit.sigma * np.sqrt(variance)}
-    if interval is not None:
-        half = -ndtri(0.5 - 0.5 * level) * fit.sigma * np.sqrt(variance + residual)
-        table |= {"lower": mean - half, "upper": mean + half}
-    return pd.DataFrame(table, index=newdata.index if isinstance(newdata, pd.DataFrame) else None)
+        wanted = self._wanted(re)
+        if newdata is None and self.fit is not None and all(wanted) and not uncertain:
+            return self.fit.fitted
+        rows = self._rows(newdata, wanted, new_levels)
+        mean = rows.mean(self.beta, self.b)
+        if new_levels == "sample":
+            return mean if newdata is None else mean + self._drawn(newdata, rows, np.random.default_rng(seed))
+        if not uncertain:
+            return mean
+        residual = self.scales(newdata) ** 2 if interval == "prediction" else 0.0
+        variance, there = np.full(len(mean), np.nan), np.isfinite(mean)
+        variance[there] = (rows if there.all() else rows.at(np.flatnonzero(there))).variances(self)
+        table = {"fit": mean, "se": self.sigma * np.sqrt(variance)}
+        if interval is not None:
+            half = -ndtri(0.5 - 0.5 * level) * self.sigma * np.sqrt(variance + residual)
+            table |= {"lower": mean - half, "upper": mean + half}
+        return pd.DataFrame(table, index=newdata.index if isinstance(newdata, pd.DataFrame) else None)
+
+    def _wanted(self, re: bool | str | Sequence[str]) -> list[bool]:
+        """Which terms count: by text or by the name of their group."""
+        if isinstance(re, (bool, np.bool_)):
+            return [bool(re)] * len(self.facts)
+        names = [re] if isinstance(re, str) else list(re)
+        for name in names:
+            if not any(name in (f.name, f.text) for f in self.facts):
+                known = ", ".join(repr(f.text) for f in self.facts) or "none"
+                raise ModelError(f"re={re!r}: no random term or group {name!r}; this model has {known}")
+        return [f.name in names or f.text in names for f in self.facts]
+
+    def _rows(self, newdata: Any, wanted: list[bool], policy: str) -> "PredictionRows":
+        encoding = self.encoding
+        if newdata is None:
+            if self.fit is None:
+                raise ModelError("predict: the data of the fit are not here; give newdata")
+            return _rows_used(self.fit, wanted)
+        if encoding is None:
+            raise ModelError(
+                "a model from arrays cannot encode new rows: multiply your new X and Z with fixef and ranef"
+            )
+        coded = encoding.random(newdata) if any(wanted) else []
+        terms = (
+            term_rows(encoding, newdata, k, coded[k], facts, policy) if wanted[k] else None
+            for k, facts in enumerate(self.facts)
+        )  # fmt: skip
+        return PredictionRows(encoding.fixed(newdata), encoding.offset(newdata), tuple(terms))
+
+    def _drawn(self, newdata: Any, rows: "PredictionRows", rng: np.random.Generator) -> FloatArray:
+        """z b of the unknown levels, b ~ N(0, sigma^2 G) once for all rows of a level, (n,)."""
+        assert self.encoding is not None
+        out = np.zeros(len(rows.offset))
+        for k, (T, part) in enumerate(zip(self.factors, rows.terms, strict=True)):
+            if part is not None and part.unknown.any():
+                new = np.flatnonzero(part.unknown)
+                _check_known(self.facts[k].text, part.fresh[new])
+                labels, level = np.unique(self.encoding.new_groups(newdata, k)[new], return_inverse=True)
+                b = self.sigma * rng.standard_normal((len(labels), len(T))) @ T.T
+                out[new] += (part.fresh[new] * b[level]).sum(axis=1)
+        return out
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,27 +163,15 @@ class PredictionRows:
         terms = (t and TermRows(t.A[rows], t.fresh[rows], t.unknown[rows]) for t in self.terms)
         return PredictionRows(self.X[rows], self.offset[rows], tuple(terms))
 
-    def variances(self, fit: "Fit") -> FloatArray:
-        """Of the mean, over sigma^2; ModelError where a term does not say how an unknown level varies."""
-        out = error_variances(fit, self.X, [None if t is None else t.A for t in self.terms])
-        for term, T, rows in zip(fit.spec.terms, _factors(fit), self.terms, strict=True):
+    def variances(self, source: Predictor) -> FloatArray:
+        """Of the mean, over sigma^2; DataError where a term does not say how an unknown level varies."""
+        with blas_threads(source.flops):
+            out = error_variances(source.posterior(), self.X, [None if t is None else t.A for t in self.terms])
+        for facts, T, rows in zip(source.facts, source.factors, self.terms, strict=True):
             if rows is not None and rows.fresh.any():
-                _check_known(term.describe(), rows.fresh)
+                _check_known(facts.text, rows.fresh)
                 out = out + ((rows.fresh @ T) ** 2).sum(axis=1)
         return out
-
-
-def _terms(fit: "Fit", re: bool | str | Sequence[str]) -> list[bool]:
-    """Which terms count: by text or by the name of their group."""
-    terms = fit.spec.terms
-    if isinstance(re, (bool, np.bool_)):
-        return [bool(re)] * len(terms)
-    names = [re] if isinstance(re, str) else list(re)
-    for name in names:
-        if not any(name in (t.name, t.describe()) for t in terms):
-            known = ", ".join(repr(t.describe()) for t in terms) or "none"
-            raise ModelError(f"re={re!r}: no random term or group {name!r}; this model has {known}")
-    return [t.name in names or t.describe() in names for t in terms]
 
 
 def _rows_used(fit: "Fit", wanted: list[bool]) -> PredictionRows:
@@ -111,16 +179,6 @@ def _rows_used(fit: "Fit", wanted: list[bool]) -> PredictionRows:
     zeros = [(np.zeros((spec.n, t.n_effects)), np.zeros(spec.n, dtype=np.bool_)) for t in spec.terms]
     made = (TermRows(design_matrix(t), *z) if w else None for t, z, w in zip(spec.terms, zeros, wanted, strict=True))
     return PredictionRows(spec.design, np.zeros(spec.n) if spec.offset is None else spec.offset, tuple(made))
-
-
-def _new_rows(fit: "Fit", newdata: Any, wanted: list[bool], policy: str) -> PredictionRows:
-    encoding = fit.spec.encoding
-    if encoding is None:
-        raise ModelError("a model from arrays cannot encode new rows: multiply your new X and Z with fixef and ranef")
-    coded = encoding.random(newdata) if any(wanted) else [None] * len(wanted)
-    facts = zip(coded, wanted, term_facts(fit), strict=True)
-    terms = (term_rows(encoding, newdata, k, c, f, policy) if w else None for k, (c, w, f) in enumerate(facts))
-    return PredictionRows(encoding.fixed(newdata), encoding.offset(newdata), tuple(terms))
 
 
 def term_facts(fit: "Fit") -> list[TermFacts]:
@@ -134,24 +192,11 @@ def term_facts(fit: "Fit") -> list[TermFacts]:
     return out
 
 
-def _factors(fit: "Fit") -> list[FloatArray]:
+def factors(fit: "Fit") -> list[FloatArray]:
     """T of each term, G = T T'."""
     parameters = fit.likelihood.parameters
     parts = parameters.parts(fit.estimate.evaluation.theta)
     return [s.factor(part) for s, part in zip(parameters.structures, parts, strict=True)]
-
-
-def _drawn(fit: "Fit", newdata: Any, rows: PredictionRows, rng: np.random.Generator) -> FloatArray:
-    """z b of the unknown levels, b ~ N(0, sigma^2 G) once for all rows of a level, (n,)."""
-    out = np.zeros(len(rows.offset))
-    for k, (T, part) in enumerate(zip(_factors(fit), rows.terms, strict=True)):
-        if part is not None and part.unknown.any():
-            new = np.flatnonzero(part.unknown)
-            _check_known(fit.spec.terms[k].describe(), part.fresh[new])
-            labels, level = np.unique(fit.spec.encoding.new_groups(newdata, k)[new], return_inverse=True)
-            b = fit.sigma * rng.standard_normal((len(labels), len(T))) @ T.T
-            out[new] += (part.fresh[new] * b[level]).sum(axis=1)
-    return out
 
 
 def _check_known(text: str, fresh: FloatArray) -> None:

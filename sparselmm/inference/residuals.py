@@ -86,7 +86,7 @@ def _place(fit: "Fit", group: str, effect: str) -> tuple[int, int]:
 
 def rows_used(fit: "Fit", posterior: Posterior) -> Functionals:
     """[X Z] of the rows of the fit."""
-    x = fit.spec.design[:, posterior.likelihood.kept]
+    x = fit.spec.design[:, posterior.kept]
     return posterior.functionals(x, [design_matrix(term) for term in fit.spec.terms])
 
 

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,11 @@ from .._errors import DataError, ModelError
 from .._typing import FloatArray
 from ..formula.encode import Encoding
 from ..formula.portable import plain, read, read_encoding, write_encoding
-from .new_rows import TermFacts, term_rows
-from .predict import term_facts
+from .new_rows import TermFacts
+from .posterior import Posterior
+from .predict import Predictor, factors, term_facts
+from .residual_scales import ResidualFacts
+from .stored import Uncertainty
 
 if TYPE_CHECKING:
     from ..results import Fit
@@ -41,7 +45,8 @@ class SavedFit:
     """What `load` gives: a fit without its data. Its tables and facts have the names that they have in `Fit`.
 
     facts: numbers of the fit by name. tables: Series and DataFrames by name. effects: group -> BLUPs.
-    encoding: None where the model came from arrays. versions: of what wrote the file.
+    encoding: None where the model came from arrays. versions: of what wrote the file. uncertainty: for standard errors
+    of predictions, None where the file has none.
     """
 
     formula: str
@@ -53,6 +58,7 @@ class SavedFit:
     text: str
     versions: Mapping[str, str]
     encoding: Encoding | None
+    uncertainty: Uncertainty | None
 
     def __getattr__(self, name: str) -> Any:
         """A table (a copy) or a number by the name that it has in `Fit`."""
@@ -70,18 +76,31 @@ class SavedFit:
         """The text of `Fit.summary`."""
         return self.text
 
-    def predict(self, newdata: Any, *, re: bool = True, new_levels: str = "population") -> FloatArray:
-        """Predicted means of new rows, (n,), as `Fit.predict` gives them."""
-        if new_levels not in ("population", "error"):
-            raise ModelError(f"new_levels={new_levels!r}: one of 'population', 'error'")
-        encoding = self.encoding
-        if encoding is None:
-            raise ModelError("a model from arrays cannot encode new rows: multiply your new X and Z with the estimates")
-        mean = encoding.fixed(newdata) @ np.nan_to_num(self.fixef.to_numpy()) + encoding.offset(newdata)
-        if re:
-            for k, (term, coded) in enumerate(zip(self.terms, encoding.random(newdata), strict=True)):
-                mean = mean + term_rows(encoding, newdata, k, coded, term.facts, new_levels).A @ term.b.ravel()
-        return np.asarray(mean)
+    def predict(
+        self,
+        newdata: Any,
+        *,
+        re: bool | str | Sequence[str] = True,
+        new_levels: str = "population",
+        se: bool = False,
+        interval: str | None = None,
+        level: float = 0.95,
+        seed: Any = None,
+    ) -> FloatArray | pd.DataFrame:
+        """Predictions of new rows, as `Fit.predict` gives them; se, interval and draws need a file with se=True."""
+        stored = self.uncertainty
+        if stored is None and (se or interval is not None or new_levels == "sample"):
+            raise ModelError(
+                "predict: the file has no covariances, only estimates; write it with fit.save(path, se=True)"
+            )
+        source = Predictor(
+            self.encoding, [t.facts for t in self.terms], stored.factors if stored else (),
+            np.nan_to_num(self.fixef.to_numpy()), [t.b for t in self.terms], self.sigma, None,
+            partial(_scales, self), partial(_posterior, self),
+        )  # fmt: skip
+        return source.predict(
+            newdata, re=re, new_levels=new_levels, se=se, interval=interval, level=level, seed=seed
+        )  # fmt: skip
 
     def __str__(self) -> str:
         return self.text
@@ -90,8 +109,22 @@ class SavedFit:
         return f"<saved sparselmm fit: {self.formula or 'from arrays'}; deviance {self.facts['deviance']:.4f}>"
 
 
-def save(fit: "Fit", path: Any) -> None:
-    """Write `fit` to a JSON file. Errors: ModelError for a transformation whose state has no plain form."""
+def _scales(saved: SavedFit, newdata: Any) -> FloatArray:
+    assert saved.uncertainty is not None and saved.encoding is not None
+    return saved.uncertainty.residual.scales(saved.encoding, newdata)
+
+
+def _posterior(saved: SavedFit) -> Posterior:
+    assert saved.uncertainty is not None
+    return saved.uncertainty.posterior
+
+
+def save(fit: "Fit", path: Any, *, se: bool = False) -> None:
+    """Write `fit` to a JSON file. se: with the equations, which standard errors of predictions are made of.
+
+    Errors: ModelError for a transformation whose state has no plain form, or with se for a model whose equations
+    `Uncertainty` does not hold.
+    """
     from .. import __version__
 
     effects = zip(term_facts(fit), fit.estimate.evaluation.b, strict=True)
@@ -106,6 +139,7 @@ def save(fit: "Fit", path: Any) -> None:
         "text": fit.summary(),
         "versions": {"sparselmm": __version__, "numpy": np.__version__, "pandas": pd.__version__},
         "encoding": None if fit.spec.encoding is None else write_encoding(fit.spec.encoding),
+        "uncertainty": _write_uncertainty(fit) if se else None,
     }
     text = json.dumps(body, allow_nan=False)
     head = json.dumps({"format": FORMAT, "version": VERSION, "sha256": _digest(text)})
@@ -130,9 +164,25 @@ def load(path: Any, context: Mapping[str, Any] | None = None) -> SavedFit:
             text=body["text"],
             versions=body["versions"],
             encoding=None if body["encoding"] is None else read_encoding(body["encoding"], context),
+            uncertainty=_read_uncertainty(body.get("uncertainty")),
         )
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise DataError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _write_uncertainty(fit: "Fit") -> Any:
+    stored = Uncertainty.of(fit, factors(fit))
+    return {f.name: plain(getattr(stored, f.name)) for f in fields(stored) if f.name != "residual"} | {
+        "residual": {f.name: plain(getattr(stored.residual, f.name)) for f in fields(stored.residual)}
+    }
+
+
+def _read_uncertainty(given: Any) -> Uncertainty | None:
+    if given is None:
+        return None
+    residual = ResidualFacts(**{f.name: read(given["residual"][f.name]) for f in fields(ResidualFacts)})
+    names = [f.name for f in fields(Uncertainty) if f.name != "residual"]
+    return Uncertainty(**{name: read(given[name]) for name in names}, residual=residual)
 
 
 def _read_term(given: Any) -> SavedTerm:

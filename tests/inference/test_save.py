@@ -1,6 +1,7 @@
 """A saved fit predicts as the fit does, holds what it held, and a file that is none is refused."""
 
 import builtins
+import hashlib
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from sparselmm.inference.save import FACTS, TABLES
 from tests.problems import PROBLEMS
 
 EXACT = 1e-14  # the same sums of the same numbers
+FACTOR = 1e-9  # another factorisation of the same equations
 
 
 def table(n=120, seed=0):
@@ -53,6 +55,8 @@ FORMULAS = {
     "residual": ("y ~ x + (1 | g)", {"residual": "ar1(t | g)", "weights": "x"}),
     "own function": ("y ~ half(x) + (half(x) | g)", {"context": {"half": lambda x: x / 2}}),
     "dropped": ("y ~ x + I(2 * x) + (1 | g)", {}),
+    "strata": ("y ~ x + (x | g) + (1 | h)", {"residual": "varident(f)", "weights": "x"}),
+    "no variance": ("y ~ x + (1 | g) + (1 | h)", {"fixed": {"sd_Intercept|h": 0.0}}),
 }
 
 
@@ -77,6 +81,47 @@ def test_a_loaded_fit_predicts_the_same(fits, name, tmp_path):
     if "g" in fit.ranef() and "t | g" not in fit.spec.formula:
         with pytest.raises(slm.DataError, match="1 of 120 rows have a level of 'g'"):
             saved.predict(new, new_levels="error")
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_standard_errors_and_intervals_are_those_of_the_fit(fits, name, tmp_path):
+    fit, options = fits[name], FORMULAS[name][1]
+    fit.save(tmp_path / "fit.json", se=True)
+    saved = slm.load(tmp_path / "fit.json", options.get("context"))
+    new = table(seed=1)
+    new.loc[3, "x"] = np.nan
+    if "g" in fit.ranef():
+        new.loc[5, "g"] = 99
+    kinds = ["confidence"] if name == "residual" else ["confidence", "prediction"]
+    for rows, interval in [(new, None), *((rows, kind) for rows in (new, new.iloc[7:9]) for kind in kinds)]:
+        for re in (True, False, [fit.spec.terms[0].name]):
+            expected = fit.predict(rows, re=re, se=True, interval=interval)
+            found = saved.predict(rows, re=re, se=True, interval=interval)
+            pd.testing.assert_frame_equal(found, expected, rtol=FACTOR)
+    if name == "residual":
+        with pytest.raises(slm.ModelError, match="residual of a new row is correlated"):
+            saved.predict(new, interval="prediction")
+    if name == "plain":
+        drawn = saved.predict(new, new_levels="sample", seed=3)
+        np.testing.assert_allclose(drawn, fit.predict(new, new_levels="sample", seed=3), rtol=EXACT)
+
+
+def test_standard_errors_that_a_file_cannot_give(fits, tmp_path):
+    path = tmp_path / "fit.json"
+    fits["plain"].save(path)
+    for options in ({"se": True}, {"interval": "confidence"}, {"new_levels": "sample"}):
+        with pytest.raises(slm.ModelError, match=r"only estimates; write it with fit.save\(path, se=True\)"):
+            slm.load(path).predict(table(), **options)
+    with pytest.raises(slm.ModelError, match="the data of the fit are not here"):
+        slm.load(path).predict(None)
+    walk = slm.lmm("y ~ x + rw1(0 + t | g)", table())
+    with pytest.raises(slm.ModelError, match="not there for sparse fixed effects and for precisions with a null space"):
+        walk.save(path, se=True)
+    given = json.loads(path.read_text())
+    del given["fit"]["uncertainty"]  # as files were before
+    given["sha256"] = hashlib.sha256(json.dumps(given["fit"]).encode()).hexdigest()
+    path.write_text(json.dumps(given))
+    assert len(slm.load(path).predict(table())) == 120
 
 
 @pytest.mark.parametrize("name", ["factors", "dates", "ar1", "dropped"])
@@ -161,8 +206,6 @@ def test_arithmetic_is_not_refused(text):
 
 def test_a_malicious_file_is_refused(fits, tmp_path):
     """With a valid checksum: as anybody could write it."""
-    import hashlib
-
     path = tmp_path / "fit.json"
     fits["functions"].save(path)
     given = json.loads(path.read_text().replace("np.sqrt(x)", "__import__('os').getcwd()"))
