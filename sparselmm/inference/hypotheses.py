@@ -64,7 +64,8 @@ def _type_three(fit: "Fit", coding: Coding) -> dict[str, FloatArray]:
     With X = E C, X_t = E C_t the treatment coding and A'A = X'X, the general form is G = (X_t^- E)', (P, p); a term's
     functions are its columns of G, less their projection on the columns of the terms that contain it.
     """
-    kept, A = fit.likelihood.kept, _triangle(fit.spec.X)
+    kept, size = fit.likelihood.kept, _covariate_sizes(fit.spec.X, coding)
+    A = _triangle(fit.spec.X / size)
     E = A @ coding.indicators
     E[np.abs(E) < NONE * (np.abs(A) @ np.abs(coding.indicators))] = 0.0  # of a cell without rows rounding is left
     chosen = _independent(E @ coding.treatment)
@@ -79,7 +80,16 @@ def _type_three(fit: "Fit", coding: Coding) -> dict[str, FloatArray]:
             G[:, own] -= G[:, above] @ np.linalg.lstsq(G[:, above], G[:, own])[0]
     L = G.T @ coding.treatment[:, chosen]
     L[np.abs(L) < NONE * np.abs(L).max(initial=0.0)] = 0.0
-    return {t.name: _rows(L[places[t.name]] @ back) for t in _tested(coding)}
+    return {t.name: _rows(L[places[t.name]] @ back) * size[kept] for t in _tested(coding)}
+
+
+def _covariate_sizes(X: FloatArray, coding: Coding) -> FloatArray:
+    """The largest value of the columns of X with the same covariates, (p,): the coding is the same in these units."""
+    out = np.ones(X.shape[1])
+    for numeric in {t.numeric for t in coding.terms}:
+        own = _join([t.columns for t in coding.terms if t.numeric == numeric])
+        out[own] = np.abs(X[:, own]).max(initial=0.0) or 1.0
+    return out
 
 
 TYPES: dict[int, Callable[["Fit", Coding], dict[str, FloatArray]]] = {1: _sequential, 2: _marginal, 3: _type_three}

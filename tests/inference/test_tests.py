@@ -257,3 +257,13 @@ def test_cells_without_rows_and_a_product_of_covariates(formula, empty, expected
     found = slm.lmm(f"value ~ {formula} + treatment + (1 | id)", table).anova(3).rename(index=str)
     for name, row in expected.items():
         np.testing.assert_allclose(found.loc[name, ["num_df", "den_df", "F"]].astype(float), row, rtol=RTOL)
+
+
+def test_units_of_covariates_do_not_matter():
+    """F is the same whatever the units; numbers of 1e8 and of 1e-8 side by side lost terms of type III."""
+    table = obk(MODELS["three factors"]["dropped"])
+    scaled = table.assign(age=1e8 * table.age, hr=1e-8 * table.hr)
+    for which in (1, 2, 3):
+        one, two = (slm.lmm("value ~ treatment * age * hr + (1 | id)", t).anova(which) for t in (table, scaled))
+        np.testing.assert_allclose(two.F, one.F, rtol=F_RTOL)
+        assert list(two.num_df) == list(one.num_df)
