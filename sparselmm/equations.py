@@ -266,9 +266,15 @@ class Equations:
 
     @cached_property
     def _asked(self) -> tuple[IntArray, IntArray]:
-        """Rows and columns of all that is wanted of M^-1, term after term."""
-        rows, cols = (np.concatenate([w[side].ravel() for w in self._wanted]) for side in (0, 1))
+        """Rows and columns of all that is wanted of M^-1, term after term; nobody can write to them."""
+        rows, cols = (_end_to_end([w[side] for w in self._wanted]) for side in (0, 1))
+        rows.flags.writeable = cols.flags.writeable = False
         return rows, cols
+
+
+def _end_to_end(parts: Sequence[IntArray]) -> IntArray:
+    """All parts one behind the other; without a copy where there is one."""
+    return parts[0].ravel() if len(parts) == 1 else np.concatenate([part.ravel() for part in parts])
 
 
 def _level_pairs(term: RandomTerm) -> tuple[IntArray, IntArray]:

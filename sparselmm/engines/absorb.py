@@ -75,6 +75,8 @@ class Absorb:
         )  # fmt: skip
         y = self.tail.solve(reduced)
         parallel(kernels.backward, self._bounds, m.start, m.tail, self._L, self._W, y, Z)
+        if not m.q2:
+            return Z.reshape(right.shape)
         return np.concatenate([y[: m.lo], Z, y[m.lo :]]).reshape(right.shape)
 
     def logdet(self) -> float:
@@ -96,12 +98,22 @@ class Absorb:
     def _places(self, rows: IntArray, cols: IntArray) -> tuple[IntArray, bool]:
         """Positions of entries in the pattern, and whether none lies in H21; kept, as the next call asks the same."""
         held, m = self._asked, self.meetings
-        if held is None or not (np.array_equal(held[0], rows) and np.array_equal(held[1], cols)):
+        if held is None or not (_same(held[0], rows) and _same(held[1], cols)):
             place = np.empty(len(rows), np.int64)
             locate(self.pattern.indptr, self.pattern.indices, rows, cols, place)
             within = [(m.lo <= side) & (side < m.hi) for side in (rows, cols)]
-            self._asked = held = rows.copy(), cols.copy(), place, bool((within[0] == within[1]).all())
+            half = bool((within[0] == within[1]).all())
+            self._asked = held = _frozen(rows), _frozen(cols), place, half
         return held[2:]
+
+
+def _same(held: IntArray, asked: IntArray) -> bool:
+    return held is asked or np.array_equal(held, asked)
+
+
+def _frozen(asked: IntArray) -> IntArray:
+    """`asked` itself where nobody can write to it."""
+    return asked.copy() if asked.flags.writeable else asked
 
 
 def largest_absorbable(pattern: Pattern, blocks: Blocks) -> tuple[int, IntArray]:
