@@ -194,12 +194,17 @@ class _Term:
         self.rows, self.m, self.r = slice(offsets[k], offsets[k + 1]), term.n_levels, term.n_effects
         self.E = linear_components(likelihood, k)
         self.inverse = _dense_inverse(likelihood, k)
-        self.B = B[self.rows].reshape(self.m, self.r, -1)
+        self.B = B[self.rows].reshape(self.m, self.r, B.shape[1])
         self.QB = self.across(self.B)
 
     def across(self, right: FloatArray) -> FloatArray:
         """(Q^-1 x I) right, right (m, ...)."""
         return right if self.inverse is None else np.tensordot(self.inverse, right, axes=1)
+
+    def adjusted(self) -> FloatArray:
+        """D_i B of each i, (n_params, m r, p)."""
+        made = np.einsum("iab,lbp->ilap", self.E, self.QB)
+        return made.reshape(len(self.E), self.m * self.r, self.B.shape[2])
 
     def trace(self, A: FloatArray) -> FloatArray:
         """sum_lm Q^-1[l,m] A[m-block, l-block], (r, r)."""
@@ -214,8 +219,7 @@ class _Term:
         for a, b in np.ndindex(self.r, other.r):
             T[a, b] = np.einsum("lm,lcmd->cd", between[:, a, :, b], block, optimize=True)
         K = np.einsum("iac,jbd,abcd->ij", self.E, other.E, T, optimize=True)
-        left = np.einsum("iab,lbp->ilap", self.E, self.QB).reshape(len(self.E), self.m * self.r, -1)
-        right = np.einsum("jab,lbp->jlap", other.E, other.QB).reshape(len(other.E), other.m * other.r, -1)
+        left, right = self.adjusted(), other.adjusted()
         flat = block.reshape(self.m * self.r, other.m * other.r)
         return np.array([[a.T @ (flat @ b) for b in right] for a in left]), K
 
@@ -243,7 +247,7 @@ def projected_designs(at: Factorised) -> tuple[FloatArray, FloatArray]:
     for first in range(0, q, COLUMNS):
         chunk = slice(first, first + COLUMNS)
         A[:, chunk] -= half @ at.engine.solve(right[:, chunk].toarray())
-    Zx = np.concatenate([z[:, :, :p].reshape(-1, p) for z in products.Zxy])
+    Zx = np.concatenate([z[:, :, :p].reshape(z.shape[0] * z.shape[1], p) for z in products.Zxy])
     return A, Zx - half @ solution.E[:, :p]
 
 

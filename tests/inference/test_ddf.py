@@ -271,3 +271,9 @@ def test_projected_designs_are_those_of_the_textbook():
     W, X = naive.marginal_cov(Z, psi, 60), fit.spec.X @ np.linalg.inv(at.likelihood.products.fixed.R)
     np.testing.assert_allclose(A, np.hstack(Z).T @ np.linalg.solve(W, np.hstack(Z)), rtol=KR_RTOL, atol=KR_RTOL)
     np.testing.assert_allclose(B, np.hstack(Z).T @ np.linalg.solve(W, X), rtol=KR_RTOL, atol=KR_RTOL)
+
+
+@pytest.mark.parametrize("ddf", ["satterthwaite", "kenward-roger", "wald"])
+def test_without_coefficients_there_is_nothing_to_test(ddf):
+    fit = slm.lmm("y ~ 0 + (1 | g)", small())
+    assert fit.coef_table(ddf).shape == (0, 5) and fit.anova(ddf=ddf).empty
