@@ -16,7 +16,8 @@ from .design import Block, Design, residualise
 from .estimates import CONSTANT, EXACT, INFINITE, MISSING, Estimates, empty
 from .general import General, is_general
 from .pool import over_responses
-from .spectral import Spectral, is_one_ratio
+from .ratio import SparseRatio
+from .spectral import Spectral, is_decomposable, is_one_ratio
 from .structured import Structured
 
 
@@ -34,9 +35,11 @@ class Fitter(Protocol):
 
 def make_fitter(design: Design, reml: bool, weighted: bool, ddf: bool = True) -> Fitter:
     """The fitter that suits the model; weighted: each response has weights of its own; ddf: degrees of freedom."""
-    if is_one_ratio(design) and not weighted:
+    if is_decomposable(design) and not weighted:
         return Spectral(design, reml, ddf)
-    return General(design, reml, ddf) if is_general(design) else Structured(design, reml, ddf)
+    if is_general(design):
+        return General(design, reml, ddf)
+    return SparseRatio(design, reml, ddf) if is_one_ratio(design) else Structured(design, reml, ddf)
 
 
 def fit_block(

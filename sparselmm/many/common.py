@@ -19,7 +19,7 @@ from ..optimize import Optimum, minimise
 from .design import Block, Design
 from .estimates import Estimates
 from .general import Chunk, General, edges, is_general
-from .spectral import Spectral, is_one_ratio
+from .spectral import Spectral, is_decomposable
 
 STEP = 1e-4  # of central differences of the exact score by x of order one: errors of 1e-8 both ways
 STARTS = (0.05, 0.3, 1.0, 3.0)  # standard deviations of effects of unit size, relative to sigma
@@ -67,7 +67,7 @@ def fit_common(design: Design, block: Block, reml: bool, names: pd.Index) -> tup
 
 
 def _model(design: Design, block: Block, reml: bool, full: bool) -> CommonModel:
-    if is_one_ratio(design):
+    if is_decomposable(design):
         return _OneRatio(Spectral(design, reml), block, full)
     if is_general(design):
         return _Several(General(design, reml), block, full)

@@ -138,16 +138,19 @@ def by_tiles(A: FloatArray, Y: FloatArray) -> FloatArray:
 
 
 def _tiles(Y: FloatArray, rows: int) -> Iterator[tuple[slice, FloatArray]]:
-    """Copies of columns, all of one width, the last filled up, for products with `rows` rows.
+    """`tiles` for products with `rows` rows, whose bits depend on BLAS' threads too: one, unless they are large."""
+    size = TILE if len(Y) <= MANY_ROWS else SMALL_TILE
+    with blas_threads(2.0 * rows * len(Y) * size):
+        yield from tiles(Y, size)
 
-    The bits that BLAS gives a column depend on the shape of the product, and on its threads: one, unless it is large.
-    """
-    (n, v), size = Y.shape, TILE if len(Y) <= MANY_ROWS else SMALL_TILE
-    with blas_threads(2.0 * rows * n * size):
-        for lo in range(0, v, size):
-            part, tile = slice(lo, min(lo + size, v)), np.zeros((n, size))
-            tile[:, : part.stop - lo] = Y[:, part]
-            yield part, tile
+
+def tiles(Y: FloatArray, size: int) -> Iterator[tuple[slice, FloatArray]]:
+    """Copies of columns, all `size` wide, the last filled up: the bits of a product depend on its shape."""
+    n, v = Y.shape
+    for lo in range(0, v, size):
+        part, tile = slice(lo, min(lo + size, v)), np.zeros((n, size))
+        tile[:, : part.stop - lo] = Y[:, part]
+        yield part, tile
 
 
 def term_matrix(term: RandomTerm) -> sp.csr_array:

@@ -21,7 +21,7 @@ from .general import is_general
 from .responses import CELLS, Source, match, open_responses, regroup
 from .result import ManyFits
 from .shrunk import fit_prior, profiles, shrunken
-from .spectral import Spectral, is_one_ratio
+from .spectral import DECOMPOSED, Spectral, is_decomposable, is_one_ratio
 
 Outcome = tuple[pd.Index, Estimates, Mapping[str, Any]]
 MODES = ("per-response", "common", "shrunk")
@@ -107,8 +107,9 @@ def check_size(block: Any) -> int:
 
 
 def block_size(design: Design) -> int:
-    """Responses of a block: multiples of 64, so that a product falls into whole tiles."""
-    return max(64, CELLS // max(design.n, design.spec.q) // 64 * 64)
+    """Responses of a block: multiples of 64, for products of whole tiles; more where they share factors."""
+    cells = CELLS if is_decomposable(design) or not is_one_ratio(design) else 8 * CELLS
+    return max(64, cells // max(design.n, design.spec.q) // 64 * 64)
 
 
 def _read(
@@ -201,8 +202,11 @@ class _Run:
 
     def shrunk(self) -> Outcome:
         """Every response with a prior on its ratio; two passes over Y."""
-        if not is_one_ratio(self.design) or self.own is not None:
-            raise ModelError("mode='shrunk' is for one variance ratio, such as (1 | g), and weights that all share")
+        if not is_decomposable(self.design) or self.own is not None:
+            raise ModelError(
+                "mode='shrunk' is for one variance ratio, such as (1 | g), over up to "
+                f"{DECOMPOSED:,} levels, and weights that all share"
+            )
         if self.source.names is None:
             raise DataError("mode='shrunk' reads Y twice: give it in memory, not as an iterator of blocks")
         fitter = Spectral(self.design, self.reml, self.ddf)

@@ -26,6 +26,7 @@ from .estimates import NOT_CONVERGED, Estimates, empty
 from .estimates import RUNAWAY as RUNAWAY_REASON
 from .pool import over_responses
 
+DECOMPOSED = 3000  # levels (or rows, if there are fewer) of a kernel: 5 s
 RANK = 1e-10  # eigenvalues below this part of the largest are none: rounding of the projection leaves 1e-15
 PRIOR_START = 1e-9  # of t, where a prior on log phi makes phi = 0 impossible
 NEAR = (0.0, 0.01, 0.03, 0.07, 0.13, 0.2, 0.3, 0.42, 0.56, 0.75)  # grid of t = log(1 + phi scale), ICC up to a half
@@ -56,6 +57,11 @@ def is_one_ratio(design: Design) -> bool:
     term = design.spec.terms[0]
     known = term.Q is None or (term.Q.n_params == 0 and term.Q.null_dim == 0)
     return term.n_effects == 1 and term.covariance.n_params == 1 and known
+
+
+def is_decomposable(design: Design) -> bool:
+    """Whether there is one ratio, and its kernel small enough."""
+    return is_one_ratio(design) and min(design.spec.q, design.n) <= DECOMPOSED
 
 
 def spectrum(design: Design) -> Spectrum:
