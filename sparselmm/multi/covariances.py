@@ -154,7 +154,7 @@ def _residual(stacked: "Stacked", rho: FloatArray) -> FloatArray:
     """R (T, T) over sigma^2, traits as they are stacked."""
     residual = stacked.spec.residual
     if isinstance(residual, UnstructuredResidual):
-        return residual.relative(rho)
+        return residual.limit(rho)
     return np.diag(np.exp(2.0 * np.append(0.0, rho)))
 
 

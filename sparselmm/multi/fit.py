@@ -22,6 +22,8 @@ from ..terms import RandomTerm
 from .result import MultiFit
 from .stack import Stacked, stack
 
+SHARES = (1.0, 0.3, 0.1)
+
 
 def lmm_multi(
     traits: Sequence[str],
@@ -72,7 +74,7 @@ def _fit(
         found: Estimate = estimate(
             likelihood,
             reml=reml,
-            start=starting_theta(stacked, likelihood) if start is None else start,
+            start=starting_theta(stacked, likelihood, reml) if start is None else start,
             options=Options(),
             report=report,
         )
@@ -80,12 +82,16 @@ def _fit(
     return Fit(spec, likelihood, found, timings | {"total": sum(timings.values())})
 
 
-def starting_theta(stacked: Stacked, likelihood: Likelihood) -> FloatArray:
-    """Every term and the residual with an equal share of the covariance of the traits about the fixed effects."""
+def starting_theta(stacked: Stacked, likelihood: Likelihood, reml: bool) -> FloatArray:
+    """Every term with the same multiple of R, which has the correlations of the traits about the fixed effects.
+
+    The multiple is the one of SHARES at which the criterion is lowest.
+    """
     root = np.linalg.cholesky(stacked.covariance / stacked.covariance[0, 0])
-    sizes = (_sizes(stacked.wide.terms[k], effects) for k, effects in stacked.source)
+    sizes = [_sizes(stacked.wide.terms[k], effects) for k, effects in stacked.source]
     roots: list[FloatArray] = [np.kron(root, np.diag(1.0 / size)).astype(np.float64) for size in sizes]
-    return likelihood.parameters.start(roots)
+    starts = [likelihood.parameters.start([share**0.5 * T for T in roots]) for share in SHARES]
+    return min(starts, key=lambda theta: likelihood(theta, reml=reml).deviance)
 
 
 def _sizes(term: RandomTerm, effects: Sequence[int]) -> FloatArray:

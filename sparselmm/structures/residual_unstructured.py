@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.linalg as sla
@@ -16,6 +16,14 @@ from .residual_varident import joint_codes
 MOST_TRAITS = 60  # a set of traits is the bits of one integer
 LARGEST_RATIO = 1e4  # of a standard deviation to the one it starts from: beyond it the residual variance is zero
 SINGULAR = 1e-12  # of a unit variance: what is left of a trait that others determine
+
+
+class _Inverses(NamedTuple):
+    """Of each set of traits: R^-1 (S, T, T) and w of each z (S, pairs, T), zero at other traits; log|R| (S,)."""
+
+    K: FloatArray
+    w: FloatArray
+    logdet: FloatArray
 
 
 class UnstructuredResidual:
@@ -77,10 +85,10 @@ class UnstructuredResidual:
         twice = np.flatnonzero(self.trait[self.later] == self.trait[self.earlier])
         if len(twice):
             row = self.later[twice[0]]
-            name = record[row] if records is None else records[record[row]]
+            name, trait = record[row] if records is None else records[record[row]], self.traits[self.trait[row]]
             raise DataError(
-                f"residual {self.label}: record {name!r} has '{_text(self.traits[self.trait[row]])}' twice ({len(twice)} such "
-                "pairs of rows). A record has one row a trait: name it by a finer group, us(trait | id:visit)"
+                f"residual {self.label}: record {name!r} has '{_text(trait)}' twice ({len(twice)} such pairs of rows). "
+                "A record has one row a trait: name it by a finer group, us(trait | id:visit)"
             )
 
     def _met(self) -> list[tuple[int, int]]:
@@ -114,11 +122,23 @@ class UnstructuredResidual:
         return np.append(ratios - reach, -ends), np.append(ratios + reach, ends)
 
     def to_natural(self, rho: FloatArray) -> FloatArray:
-        ratios, z = self._split(rho)
-        limit = np.abs(z) >= LARGEST_ATANH
-        L = self._factor(tanh_or_limit(z), np.where(limit, 0.0, 1 / np.cosh(z)))
-        C = L @ L.T
-        return np.append(ratios[1:], [C[pair] for pair in self.pairs])
+        C = self._correlations(rho)
+        return np.append(self._split(rho)[0][1:], [C[pair] for pair in self.pairs])
+
+    def limit(self, rho: FloatArray) -> FloatArray:
+        """`relative` where a bound stands for what lies behind it: a correlation of +-1, a variance of zero."""
+        sd, (low, high) = self._split(rho)[0], self.bounds()
+        ratios = slice(0, self.n_traits - 1)
+        sd[1:][rho[ratios] <= low[ratios]] = 0.0
+        if (rho[ratios] >= high[ratios]).all():
+            sd[0] = 0.0
+        return np.outer(sd, sd) * self._correlations(rho)
+
+    def _correlations(self, rho: FloatArray) -> FloatArray:
+        """C (T, T), with +-1 at the bounds."""
+        z = self._split(rho)[1]
+        L = self._factor(tanh_or_limit(z), np.where(np.abs(z) >= LARGEST_ATANH, 0.0, 1 / np.cosh(z)))
+        return np.asarray(L @ L.T)
 
     def from_natural(self, natural: FloatArray) -> FloatArray:
         split = self.n_traits - 1
@@ -136,26 +156,34 @@ class UnstructuredResidual:
         return np.asarray(L @ L.T)
 
     def values(self, rho: FloatArray) -> tuple[FloatArray, FloatArray]:
-        return self._by_class(self._inverses(rho)[0])
+        K = self._inverses(rho).K
+        s, t = self._rows
+        return K[s, t, t], K[tuple(self._links)]
 
     def gradient(self, rho: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """-K dR K of each set of traits."""
-        dR = self._slopes(rho)
-        rows, links = np.zeros((len(dR), self._rows.shape[1])), np.zeros((len(dR), self._links.shape[1]))
-        for s, K in enumerate(self._inverses(rho)[0]):
-            dK = -K @ dR @ K
-            at, between = self._rows[0] == s, self._links[0] == s
-            rows[:, at] = dK[:, self._rows[1, at], self._rows[1, at]]
-            links[:, between] = dK[:, self._links[1, between], self._links[2, between]]
-        return rows, links
+        """dK_ab = -(1[a = t] + 1[b = t]) K_ab for a log ratio t, -(K_ai w_b + w_a K_bi) for z_ij.
+
+        -K dR K itself would cancel where R is nearly singular.
+        """
+        at, (s, t) = self._inverses(rho), self._rows
+        return self._slope(at, s, t, t), self._slope(at, *self._links)
+
+    def _slope(self, at: "_Inverses", s: IntArray, a: IntArray, b: IntArray) -> FloatArray:
+        """dK_ab of the set s, (n_params, classes)."""
+        K, ratio = at.K[s, a, b], np.arange(1, self.n_traits)[:, None]
+        i = np.array([pair[1] for pair in self.pairs], dtype=np.int64)[:, None]
+        z = np.arange(len(self.pairs))[:, None]
+        by_z = at.K[s, a, i] * at.w[s, z, b] + at.w[s, z, a] * at.K[s, b, i]
+        return -np.vstack([((a == ratio) * 1.0 + (b == ratio)) * K, by_z])
 
     def logdet(self, rho: FloatArray) -> float:
-        return float(self._count @ self._inverses(rho)[1])
+        return float(self._count @ self._inverses(rho).logdet)
 
     def logdet_gradient(self, rho: FloatArray) -> FloatArray:
-        """tr(K dR), summed over the records."""
-        K = np.tensordot(self._count, self._inverses(rho)[0], 1)
-        return np.einsum("ab,kab->k", K, self._slopes(rho))
+        """Twice the rows of a trait, and 2 w_i for z_ij."""
+        w, rows = self._inverses(rho).w, np.bincount(self.trait)[1:]
+        by_z = [2.0 * self._count @ w[:, k, i] for k, (_, i) in enumerate(self.pairs)]
+        return np.append(2.0 * rows, by_z)
 
     def times(self, rho: FloatArray, V: FloatArray) -> FloatArray:
         R, out = self.relative(rho), np.empty_like(V)
@@ -200,39 +228,43 @@ class UnstructuredResidual:
         with np.errstate(over="ignore"):
             return sd[:, None] * self._factor(np.tanh(z), 1 / np.cosh(z))
 
-    def _slopes(self, rho: FloatArray) -> FloatArray:
-        """dR/drho, (n_params, T, T): for z_ij, dL_ij = L_ij sech^2/tanh and dL_im = -tanh(z_ij) L_im behind it."""
+    def _root_slopes(self, rho: FloatArray) -> FloatArray:
+        """Row i of d(D L)/dz_ij, (pairs, T): sech^2 for tanh at j, and -tanh(z_ij) L_im behind it."""
         sd, z = self._split(rho)
-        root = self._root(rho)
-        R, out = root @ root.T, np.zeros((self.n_params, self.n_traits, self.n_traits))
-        for t in range(1, self.n_traits):
-            out[t - 1, t] = R[t]
-        unit = self._factor(np.ones(len(z)), 1 / np.cosh(z))  # products of sech before each entry
-        for k, ((j, i), zk) in enumerate(zip(self.pairs, z, strict=True), start=self.n_traits - 1):
-            slope = np.zeros(self.n_traits)
-            slope[j] = sd[i] * unit[i, j] / np.cosh(zk) ** 2
-            slope[j + 1 : i + 1] = -np.tanh(zk) * root[i, j + 1 : i + 1]
-            out[k, i] = root @ slope
-        return out + out.transpose(0, 2, 1)
+        root, out = self._root(rho), np.zeros((len(z), self.n_traits))
+        before = self._factor(np.ones(len(z)), 1 / np.cosh(z))  # products of sech before each entry
+        for k, ((j, i), zk) in enumerate(zip(self.pairs, z, strict=True)):
+            out[k, j] = sd[i] * before[i, j] / np.cosh(zk) ** 2
+            out[k, j + 1 : i + 1] = -np.tanh(zk) * root[i, j + 1 : i + 1]
+        return out
 
-    def _inverses(self, rho: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """R_s^-1 of each set s of traits, zero at the others, (S, T, T), and log|R_s|, by a QR of rows of D L."""
+    def _slopes(self, rho: FloatArray) -> FloatArray:
+        """dR/drho, (n_params, T, T)."""
         root, T = self._root(rho), self.n_traits
-        out, logdet = np.zeros((len(self._sets), T, T)), np.empty(len(self._sets))
-        for s, mask in enumerate(self._sets):
-            at = np.flatnonzero(_bits(mask, T))
-            half = np.linalg.qr(root[at].T, mode="r")
-            size = np.abs(np.diag(half))
-            if not (np.isfinite(half).all() and (size > 0.0).all()):
-                raise EngineError(f"residual {self.label}: R is singular to rounding")
-            inverse = sla.solve_triangular(half, np.eye(len(at)))
-            out[s][np.ix_(at, at)] = inverse @ inverse.T
-            logdet[s] = 2 * np.log(size).sum()
-        return out, logdet
+        R, half = root @ root.T, np.zeros((self.n_params, T, T))
+        half[np.arange(T - 1), np.arange(1, T)] = R[1:]
+        for k, ((_, i), slope) in enumerate(zip(self.pairs, self._root_slopes(rho), strict=True), start=T - 1):
+            half[k, i] = root @ slope
+        return half + half.transpose(0, 2, 1)
 
-    def _by_class(self, K: FloatArray) -> tuple[FloatArray, FloatArray]:
-        s, t = self._rows
-        return K[s, t, t], K[tuple(self._links)]
+    def _inverses(self, rho: FloatArray) -> "_Inverses":
+        """Of each set of traits, by a QR of the rows B of D L that are in it: B' = Q H, R = H'H, w = dB (Q H^-T)."""
+        root, slopes, T = self._root(rho), self._root_slopes(rho), self.n_traits
+        K, w = np.zeros((len(self._sets), T, T)), np.zeros((len(self._sets), len(self.pairs), T))
+        logdet = np.empty(len(self._sets))
+        for s, mask in enumerate(self._sets):
+            there = _bits(mask, T)
+            at = np.flatnonzero(there)
+            Q, H = np.linalg.qr(root[at].T)
+            size = np.abs(np.diag(H))
+            if not (np.isfinite(H).all() and (size > 0.0).all()):
+                raise EngineError(f"residual {self.label}: R is singular to rounding")
+            inverse = sla.solve_triangular(H, np.eye(len(at)))
+            K[s][np.ix_(at, at)] = inverse @ inverse.T
+            inside = np.array([there[i] for _, i in self.pairs])
+            w[s][np.ix_(inside, at)] = slopes[inside] @ (Q @ inverse.T)
+            logdet[s] = 2 * np.log(size).sum()
+        return _Inverses(K, w, logdet)
 
     def _partial(self, cor: FloatArray) -> FloatArray:
         """z of the pairs for a correlation matrix (T, T), in which pairs that do not meet are not read."""
