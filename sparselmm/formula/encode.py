@@ -1,6 +1,6 @@
 """Formula and table -> ModelSpec, and the encoding that gives new rows the same columns."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -72,25 +72,31 @@ class Encoding:
         """
         return self._encode(self.fixed_design, newdata)
 
-    def random(self, newdata: Any) -> list[tuple[IntArray, FloatArray | None]]:
-        """For each term the levels of the rows, -1 where unknown or missing, and the columns (n, r) or None.
+    def random(
+        self, newdata: Any, wanted: Iterable[int] | None = None
+    ) -> dict[int, tuple[IntArray, FloatArray | None]]:
+        """Place of each term -> levels of the rows, -1 where unknown or missing, and the columns (n, r) or None.
 
-        Levels are (n,), or (n, r) where each effect has a level of its own, as in `ped(1 | animal + dam, P)`.
+        Levels are (n,), or (n, r) where each effect has a level of its own, as in `ped(1 | animal + dam, P)`. wanted:
+        places of the terms that are read, None for all; columns of other terms need not be there.
         """
         table = open_table(newdata)
-        coded = {(t.group, j): self._part(table, t, j) for t in self.terms for j in range(len(t.group))}
-        out = []
-        for term in self.terms:
-            parts = [coded[term.group, j] for j in range(len(term.group))]
-            if isinstance(term, LatentEncoding):
-                rows = self._rows(table, term.columns)
-                found = term.codes(rows.frame, [part[rows.keep] for part in parts], self.context)
-                codes = np.full((len(rows.keep), *found.shape[1:]), -1, dtype=np.int64)
-                codes[rows.keep] = found
-            else:
-                codes = code_new_rows(term.levels, parts)
-            out.append((codes, None if term.design is None else self._encode(term.design, table)))
-        return out
+        terms = {k: self.terms[k] for k in (range(len(self.terms)) if wanted is None else wanted)}
+        coded = {(t.group, j): self._part(table, t, j) for t in terms.values() for j in range(len(t.group))}
+        return {k: self._random(table, t, coded) for k, t in terms.items()}
+
+    def _random(
+        self, table: Any, term: TermEncoding | LatentEncoding, coded: Mapping[tuple[Any, int], IntArray]
+    ) -> tuple[IntArray, FloatArray | None]:
+        parts = [coded[term.group, j] for j in range(len(term.group))]
+        if isinstance(term, LatentEncoding):
+            rows = self._rows(table, term.columns)
+            found = term.codes(rows.frame, [part[rows.keep] for part in parts], self.context)
+            codes = np.full((len(rows.keep), *found.shape[1:]), -1, dtype=np.int64)
+            codes[rows.keep] = found
+        else:
+            codes = code_new_rows(term.levels, parts)
+        return codes, None if term.design is None else self._encode(term.design, table)
 
     def series(self, newdata: Any, k: int) -> tuple[IntArray, FloatArray]:
         """Of a series term k the series of the rows, -1 where unknown, and the times, NaN where missing; (n,) each."""

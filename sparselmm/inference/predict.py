@@ -1,6 +1,6 @@
 """Predicted means of new rows, with standard errors and intervals, of a fit or of what was saved of one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -107,6 +107,8 @@ class Predictor:
         """Which terms count: by text or by the name of their group."""
         if isinstance(re, (bool, np.bool_)):
             return [bool(re)] * len(self.facts)
+        if not isinstance(re, Iterable):
+            raise ModelError(f"re={re!r}: True, False, or random terms or groups by name")
         names = [re] if isinstance(re, str) else list(re)
         for name in names:
             if not any(name in (f.name, f.text) for f in self.facts):
@@ -124,9 +126,9 @@ class Predictor:
             raise ModelError(
                 "a model from arrays cannot encode new rows: multiply your new X and Z with fixef and ranef"
             )
-        coded = encoding.random(newdata) if any(wanted) else []
+        coded = encoding.random(newdata, np.flatnonzero(wanted).tolist())
         terms = (
-            term_rows(encoding, newdata, k, coded[k], facts, policy) if wanted[k] else None
+            term_rows(encoding, newdata, k, coded[k], facts, policy) if k in coded else None
             for k, facts in enumerate(self.facts)
         )  # fmt: skip
         return PredictionRows(encoding.fixed(newdata), encoding.offset(newdata), tuple(terms))

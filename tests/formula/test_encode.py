@@ -248,7 +248,7 @@ def test_new_rows_do_not_need_the_response_or_other_terms(table):
 def test_unknown_levels_and_combinations_get_minus_one(table):
     encoding = build_spec("y ~ 1 + (1 | g) + (1 | g:h)", table).encoding
     new = pd.DataFrame({"g": [30.0, 5.0, np.nan, 100.0], "h": ["m", "m", "n", "unheard"]})
-    (g, none), (gh, _) = encoding.random(new)
+    (g, none), (gh, _) = encoding.random(new).values()
     assert none is None
     np.testing.assert_array_equal(g, [1, -1, -1, 2])
     np.testing.assert_array_equal(gh, [2, -1, -1, -1])

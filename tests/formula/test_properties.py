@@ -53,7 +53,7 @@ def test_names_of_the_levels(data, names):
 def test_new_rows_that_are_the_old_rows(data):
     spec = build_spec(FORMULA, data, weights=1 + data.index)
     np.testing.assert_array_equal(spec.encoding.fixed(data), spec.X)
-    for term, (codes, columns) in zip(spec.terms, spec.encoding.random(data), strict=True):
+    for term, (codes, columns) in zip(spec.terms, spec.encoding.random(data).values(), strict=True):
         np.testing.assert_array_equal(codes, term.Z)
         assert (columns is None) == (term.columns is None)
 

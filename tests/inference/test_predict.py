@@ -87,3 +87,13 @@ def test_a_model_from_arrays_has_no_encoding(sleepstudy):
     np.testing.assert_array_equal(fit.predict(), fit.fitted)
     with pytest.raises(slm.ModelError, match="from arrays"):
         fit.predict(sleepstudy)
+
+
+def test_a_term_that_is_left_out_is_not_read():
+    """The columns of the group of another term need not be there."""
+    table = load_dataset("Penicillin").assign(x=np.arange(144.0) % 7)
+    fit = slm.lmm("diameter ~ x + (1 | plate) + (1 | sample)", table)
+    found = fit.predict(table.drop(columns="plate"), re="sample")
+    np.testing.assert_array_equal(found, fit.predict(table, re="sample"))
+    with pytest.raises(slm.ModelError, match="re=None: True, False, or random terms"):
+        fit.predict(table, re=None)
