@@ -34,8 +34,8 @@ race: $(SETUP) ## the race beside other software, hours (ARGS="--scale 0.01" for
 	@for name in $(RACERS); do $(RUN) -m pip install -q --only-binary :all: $$name || echo "$$name: no wheel, it does not take part"; done
 	@$(RUN) -m benchmarks.race $(if $(ARGS),$(ARGS),--write)
 
-race-many: $(SETUP) ## many responses beside lme4 (ARGS="--responses 2000 --voxels 0" for a minute)
-	@$(RUN) -m benchmarks.many $(ARGS)
+race-many: $(SETUP) ## many responses and scans beside lme4 (ARGS="--responses 2000 --voxels 0 --animals 0" for a minute); fills in docs
+	@$(RUN) -m benchmarks.many $(if $(ARGS),$(ARGS),--write)
 
 clean: ## remove the virtual environment and everything built
 	rm -rf .venv build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .asv

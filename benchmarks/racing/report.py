@@ -166,9 +166,9 @@ def save(path: Path, kept: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(kept, indent=1) + "\n")
 
 
-def paste(text: str, table: str) -> str:
+def paste(text: str, table: str, start: str = START, end: str = END) -> str:
     """`text` with what stands between the markers replaced. Errors: ValueError without both of them."""
-    if text.count(START) != 1 or text.count(END) != 1:
-        raise ValueError(f"there must be one {START} and one {END}")
-    before, rest = text.split(START)
-    return f"{before}{START}\n{table}\n{END}{rest.split(END)[1]}"
+    if text.count(start) != 1 or text.count(end) != 1:
+        raise ValueError(f"there must be one {start} and one {end}")
+    before, rest = text.split(start)
+    return f"{before}{start}\n{table}\n{end}{rest.split(end)[1]}"
