@@ -209,7 +209,7 @@ def markdown(rows: list[Row], responses: int, genes: int, rounds: int) -> str:
         f"{responses:,} responses of 500 samples and 100 donors, four fixed effects, REML; from tables to estimates, "
         f"best of {rounds} rounds in turns with R, whose loop over {genes} of the responses is extrapolated. Our "
         "log-likelihood was nowhere below R's (1e-6, relative). Scans: processor seconds of one thread. Load of the "
-        f"machine at the end: {os.getloadavg()[1]:.0f}. {date.today()}, {machine()}: {software}; made by `make race-many`."
+        f"machine at the end: {os.getloadavg()[1]:.0f}. {date.today()}, {machine()}: {software}; by `make race-many`."
     )
     return "\n".join(lines) + "\n\n" + wrap(text)
 
