@@ -116,7 +116,8 @@ class Profile:
 def profile(fit: "Fit", which: str | Iterable[str] | None = None, *, level: float = 0.99) -> Profile:
     """Profiles of parameters by name, "fixef", "varpar", or all of them (None), out to intervals of `level`.
 
-    By the ML criterion: a REML fit is fitted again by ML first, as lme4 does. What the fit held stays held.
+    By the ML criterion: a REML fit is fitted again by ML first, as lme4 does. What the fit held stays held. A curve
+    without nodes, whose interval is NaN: of an intercept beside a random walk, of which only the sum is determined.
     Errors: ModelError for a name that is not there.
     """
     check_level(level)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+import scipy.sparse as sp
 
 from .._errors import EngineError, ModelError
 from .._typing import FloatArray
@@ -217,22 +218,34 @@ class CoefficientPath:
     """A fixed effect beta_j: its column times u becomes an offset of the model without it.
 
     At the minimiser theta, with b and c = (X'V^-1X)^-1_jj/sigma^2 of the full model there, the quadratic part is
-    r^2(u) = r^2 + (u - b)^2/c, which gives the slope without another search.
+    r^2(u) = r^2 + (u - b)^2/c, which gives the slope without another search. A column within the null space of a
+    random walk has no profile of its own (start: NaN): the walk would take up whatever it is put at.
     """
 
     scale = IDENTITY
 
     def __init__(self, likelihood: AnyLikelihood, base: Estimate, name: str, unit: float) -> None:
-        spec = likelihood.spec
+        spec, j = likelihood.spec, likelihood.spec.fixed_names.index(name)
         self._full, self._base, self._unit = likelihood, base, unit
-        self._at = likelihood.kept.tolist().index(spec.fixed_names.index(name))
-        self._column = spec.X[:, spec.fixed_names.index(name)]
+        self._at = likelihood.kept.tolist().index(j)
+        self._column = np.asarray(sp.csr_array(spec.design[:, [j]]).toarray())[:, 0]
         self._offset = np.zeros(spec.n) if spec.offset is None else spec.offset
-        self._rest = Responses(_without(likelihood, spec.fixed_names.index(name)))
-        self.start = float(base.evaluation.beta[self._at])
-        vcov = likelihood.vcov(base.evaluation.theta, base.evaluation.sigma)
-        self.step = 0.5 * float(np.sqrt(vcov[self._at, self._at]))
         self._chart = make_chart(likelihood.parameters, likelihood.scaling(), base.held, unit)
+        self.start, self.step = np.nan, np.nan
+        if isinstance(likelihood, DenseLikelihood) or j not in likelihood.products.fixed.confounded:
+            self._rest = Responses(_without(likelihood, j))
+            self.start = float(base.evaluation.beta[self._at])
+            self.step = 0.5 * float(np.sqrt(self._unscaled(base.evaluation.theta))) * base.evaluation.sigma
+
+    def _unscaled(self, theta: FloatArray) -> float:
+        """c, the variance of the coefficient over sigma^2."""
+        full, x = self._full, np.zeros((1, len(self._full.kept)))
+        if isinstance(full, DenseLikelihood):
+            return float(full.vcov(theta, 1.0)[self._at, self._at])
+        x[0, self._at] = 1.0
+        full.solution(theta)
+        K = full.coefficients.functionals(x, (), full._own_factors(theta))
+        return float(full.inverse(theta).variances(*K)[0])
 
     def begin(self) -> FloatArray:
         evaluation = self._base.evaluation
@@ -245,7 +258,7 @@ class CoefficientPath:
             best = _search(rest, self._base.held, self._chart, x, self._unit)
             theta, sigma = self._chart.model(best)
             found = rest(theta, reml=False, sigma=sigma)
-            b, c = self._full(theta, reml=False).beta[self._at], self._full.vcov(theta, 1.0)[self._at, self._at]
+            b, c = self._full(theta, reml=False).beta[self._at], self._unscaled(theta)
             return Node(u, found.deviance, 2 * (u - b) / c / found.sigma**2, best)
         except (EngineError, ModelError):
             return None
@@ -253,12 +266,16 @@ class CoefficientPath:
 
 def _without(likelihood: AnyLikelihood, j: int) -> AnyLikelihood:
     """The model without column j of X (and without dropped ones); the equations of the random effects are shared."""
-    spec = likelihood.spec
+    spec, p = likelihood.spec, likelihood.spec.X.shape[1]
     rest = [k for k in likelihood.kept.tolist() if k != j]
-    spec = replace(spec, X=spec.X[:, rest], fixed_names=tuple(spec.fixed_names[k] for k in rest), encoding=None)
+    dense, S = [k for k in rest if k < p], spec.S
+    names = tuple(spec.fixed_names[k] for k in rest)
+    if S is not None:
+        S = S[:, [k - p for k in rest if k >= p]]
+    spec = replace(spec, X=spec.X[:, dense], S=S, fixed_names=names, encoding=None)
     if isinstance(likelihood, DenseLikelihood):
         return DenseLikelihood(spec)
-    return of_same_pattern(likelihood, spec, cross_products(spec))
+    return Likelihood(spec) if S is not None else of_same_pattern(likelihood, spec, cross_products(spec))
 
 
 def unit_of(likelihood: AnyLikelihood, held: Mapping[str, float]) -> float:

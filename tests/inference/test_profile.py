@@ -308,3 +308,28 @@ def test_a_coefficient_named_like_a_variance_parameter(method):
     fit = slm.lmm("Reaction ~ sigma + (1 | Subject)", load_dataset("sleepstudy").rename(columns={"Days": "sigma"}))
     with pytest.raises(slm.ModelError, match="'sigma' is a coefficient and a variance parameter: rename the column"):
         fit.confint(method)
+
+
+def test_sparse_fixed_effects_have_the_profiles_of_dense_ones():
+    rng = np.random.default_rng(5)
+    h, g = rng.permutation(np.repeat(np.arange(120), 4)), rng.integers(0, 20, 480)
+    table = pd.DataFrame({"x": rng.normal(size=480), "h": h.astype(str), "g": g})
+    table["y"] = 0.3 * table.x + rng.normal(size=120)[h] + rng.normal(size=20)[g] + rng.normal(size=480)
+    fit = slm.lmm("y ~ x + h + (1 | g)", table)
+    assert fit.spec.S is not None
+    X = fit.spec.design.toarray()
+    dense = slm.LinearMixedModel.from_arrays(table.y, X, [slm.RandomTerm(g)], fixed_names=fit.spec.fixed_names).fit()
+    for name in ("x", "h[T.77]"):
+        found, expected = (f.confint("profile", which=name).loc[name] for f in (fit, dense))
+        np.testing.assert_allclose(found, expected, rtol=ENGINES, atol=ENGINES)
+
+
+def test_a_coefficient_within_the_null_space_of_a_walk_has_no_profile():
+    """Whatever the intercept is put at, the walk takes up the rest."""
+    rng = np.random.default_rng(1)
+    table = pd.DataFrame({"y": rng.normal(size=60), "x": rng.normal(size=60), "t": np.arange(60) % 12})
+    fit = slm.lmm("y ~ x + rw1(0 + t)", table)
+    found = fit.confint("profile", which="fixef")
+    assert found.loc["Intercept"].isna().all() and found.loc["x"].notna().all()
+    moved = slm.lmm("y ~ 0 + x + rw1(0 + t)", table, offset=np.full(60, 7.0), reml=False)
+    assert moved.deviance == pytest.approx(slm.lmm("y ~ x + rw1(0 + t)", table, reml=False).deviance, abs=1e-6)
