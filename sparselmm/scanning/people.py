@@ -1,5 +1,6 @@
 """Which sample of the genotypes each row of a model belongs to, and covariates of interactions over its rows."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,22 +9,25 @@ import pandas as pd
 
 from .._errors import DataError, ModelError
 from .._typing import FloatArray, IntArray
+from ..formula.table import open_table
 from ..results import Fit
-from ..terms import ModelSpec
+from ..terms import ROUNDING, ModelSpec
 
 SHOWN = 3  # ids that an error names
 
 
-def align(fit: Fit, sample: Any, samples: pd.Index | None, n_samples: int) -> tuple[IntArray, IntArray]:
+def align(
+    fit: Fit, sample: Any, samples: pd.Index | None, n_samples: int, data: Any = None
+) -> tuple[IntArray, IntArray]:
     """codes (n,) of the person of each row, and people (m,): the place of each person among the samples.
 
-    sample: a grouping factor of the model by its name, labels of the rows (nobs,), or None where rows are samples in
-    their order. Labels are compared as text, those of `fam` files being text.
+    sample: a column of `data`, a grouping factor of the model by its name, labels of the rows (nobs,), or None where
+    rows are samples in their order. Labels are compared as text, those of `fam` files being text.
     Errors: DataError, ModelError with the ids that have no match.
     """
     if sample is None:
         return _in_order(fit, samples, n_samples)
-    labels = _labels(fit, sample)
+    labels = _labels(fit, sample) if data is None else _column_of(data, fit, sample)
     codes, unique = pd.factorize(labels)
     if (codes < 0).any():
         raise DataError(f"sample: {int((codes < 0).sum())} of {len(codes)} rows have no label; leave these rows out")
@@ -68,6 +72,35 @@ def _labels(fit: Fit, sample: Any) -> Any:
         f"sample='{sample}' is no grouping factor of the model ({', '.join(names) or 'it has none'}); give the ids of "
         f"its {fit.nobs} rows as an array"
     )
+
+
+def _column_of(data: Any, fit: Fit, sample: Any) -> pd.Index:
+    """A column of the table that the model was fitted to, in the rows that it used."""
+    table, spec = open_table(data), fit.spec
+    if not isinstance(sample, str) or sample not in table.columns:
+        raise ModelError(f"sample={sample!r} with data=: a column of data is needed; it has {', '.join(table.columns)}")
+    coding = spec.encoding
+    texts = (
+        spec.formula,
+        spec.response,
+        getattr(coding, "weights_column", None),
+        getattr(coding, "offset_column", None),
+    )
+    names = {name for text in texts for name in re.findall(r"\w+", text or "")} & set(table.columns)
+    keep = ~np.any([pd.isna(table.get_column(name).to_pandas()) for name in sorted(names)], axis=0)
+    if keep.sum() != fit.nobs or not _is_table_of(spec, table.filter(keep.tolist())):
+        raise DataError(
+            f"data: {keep.sum()} of {len(table)} rows have all that the formula names, while the model has {fit.nobs} "
+            "rows, or others; give the table of the fit, or the ids of the rows that it used as sample="
+        )
+    return pd.Index(table.get_column(sample).to_pandas()[keep])
+
+
+def _is_table_of(spec: ModelSpec, table: Any) -> bool:
+    """Whether the rows have the fixed effects of the model, where it came from a formula."""
+    if spec.encoding is None or not spec.design.shape[1]:
+        return True
+    return bool(abs(spec.encoding.fixed(table) - spec.design).max() <= ROUNDING * (1.0 + abs(spec.design).max()))
 
 
 def _check_unique(samples: pd.Index) -> None:

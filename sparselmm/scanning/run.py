@@ -51,6 +51,7 @@ def scan(
     genotypes: Any,
     *,
     sample: Any = None,
+    data: Any = None,
     interact: Any = None,
     test: str = "wald",
     missing: str = "mean",
@@ -68,8 +69,9 @@ def scan(
     mapping chromosome -> fit leaves one chromosome out of the kinship of each (LOCO).
     genotypes: a path of PLINK 1 files, a DataFrame (samples in rows), an array (samples, markers), or an iterator of
     (ids, array) blocks; bytes with -127 for missing, or floats with NaN. samples, markers: ids for arrays; `markers`
-    may be a table with `marker`, `chromosome`, `position`. sample: which sample each row of the model is, by the
-    name of a grouping factor of the model or by labels (nobs,); rows are samples in order if None.
+    may be a table with `marker`, `chromosome`, `position`. sample: which sample each row of the model is: a grouping
+    factor of the model by its name, a column of `data`, the table that it was fitted to, or labels (nobs,); rows are
+    samples in order if None.
     interact: tests g and g x covariate together, for coefficients by name or a mapping name -> (nobs,).
     test: "wald" estimates sigma with each marker at the null's ratios (t or F), "score" holds it too (z or chi^2 / df).
     missing: "mean" imputes, "drop" leaves people without a genotype out of that marker's model. reestimate: markers
@@ -80,7 +82,7 @@ def scan(
     """
     options = Options(test, missing, reestimate, block)
     source = open_markers(genotypes, samples, markers)
-    traits = [_Trait(name, fits, source, sample, interact, options) for name, fits in _traits(fit)]
+    traits = [_Trait(name, fits, source, (sample, data), interact, options) for name, fits in _traits(fit)]
     size = block or max(1, min(4096, GENOTYPES // max(1, source.n_samples)))
     store = None if out is None else Store(out, _manifest(traits, source, options, size))
     with _progress(progress, source.n_markers) as advance:
@@ -158,7 +160,7 @@ class _Trait:
         name: str,
         fits: Mapping[str, Fit] | Fit,
         source: MarkerSource,
-        sample: Any,
+        sample: tuple[Any, Any],
         interact: Any,
         options: Options,
     ):
@@ -219,11 +221,13 @@ def _by_chromosome(block: MarkerBlock) -> Iterator[tuple[str, MarkerBlock]]:
 class _Null:
     """One null model with its people: a block of markers -> a table."""
 
-    def __init__(self, fit: Fit, samples: tuple[pd.Index | None, int], sample: Any, interact: Any, options: Options):
+    def __init__(
+        self, fit: Fit, samples: tuple[pd.Index | None, int], sample: tuple[Any, Any], interact: Any, options: Options
+    ):
         if options.missing == "drop" and options.reestimate is not None and not fit.reml:
             raise ModelError("missing='drop' with reestimate= needs a fit by REML; fit so, or impute by the mean")
         self.fit, self.options = fit, options
-        self.codes, self.people = align(fit, sample, *samples)
+        self.codes, self.people = align(fit, sample[0], *samples, sample[1])
         self.X, names = covariates(fit.spec, interact)
         self.suffixes = ("", *(f"_{name}" for name in names))
         self.null = NullModel(fit)

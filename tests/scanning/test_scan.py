@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import scipy.sparse as sp
 from scipy import stats
@@ -211,6 +212,27 @@ def test_reestimated_markers_are_the_refitted_models(made, null, missing, intera
             assert table[f"effect_lmm{suffix}"][j] == pytest.approx(fit.fixef[name], abs=FIT_RTOL * scale)
             assert table[f"se_lmm{suffix}"][j] == pytest.approx(scale, rel=FIT_RTOL)
     assert table.loc[UNTESTED, "p_lmm"].isna().all()
+
+
+@pytest.mark.parametrize("reader", [pd.DataFrame, pl.DataFrame])
+def test_samples_by_a_column_of_the_table(made, reader):
+    """Rows that the fit dropped, for a covariate, a group or the response, are left out of the column too."""
+    rng = np.random.default_rng(2)
+    table = made.data.assign(w=rng.uniform(0.5, 2.0, len(made.data)), half=made.data.x > 0)
+    for name, rows in (("x", [3, 8]), ("y", [5]), ("centre", [7])):
+        table.loc[rows, name] = np.nan
+    table = table.rename(columns={"id": "who"})
+    fit = slm.lmm("y ~ scale(x) + half + (1 | centre)", table, weights="w")
+    there = table.drop(index=[3, 5, 7, 8])
+    expected = slm.scan(fit, made.frame, sample=there.who).table
+    found = slm.scan(fit, made.frame, sample="who", data=reader(table.to_dict("list"))).table
+    pd.testing.assert_frame_equal(found, expected, check_exact=True)
+    pd.testing.assert_frame_equal(slm.scan(fit, made.frame, sample="who", data=there).table, expected, check_exact=True)
+    with pytest.raises(slm.ModelError, match="a column of data is needed; it has who, x"):
+        slm.scan(fit, made.frame, sample="id", data=table)
+    for other in (table.iloc[1:], table.assign(x=table.x[::-1].to_numpy())):
+        with pytest.raises(slm.DataError, match="give the table of the fit"):
+            slm.scan(fit, made.frame, sample="who", data=other)
 
 
 def test_only_hits_are_reestimated():
