@@ -7,14 +7,15 @@ from typing import Protocol
 import numpy as np
 from scipy.linalg import lapack
 
-from .._errors import EngineError
 from .._typing import AnyArray, FloatArray, IntArray
 from ..kernels import absorb as kernels
 from ..kernels import absorb_inverse as inverses
-from .base import NOT_POSITIVE, Forecast, Pattern
+from ..kernels.tiles import WIDTH
+from . import tiles
+from .base import Forecast, Pattern
 from .threads import parallel, pieces
 
-PER_FLOP, PER_ENTRY = 2.2e-11, 4e-9  # seconds, one thread: potrf 50 Gflop/s, potri with twice the flops 45, copies
+PER_FLOP, PER_ENTRY = 2.2e-11, 4e-9  # seconds, one thread: 45 Gflop/s, twice as many for the inverse; the rest
 GRAIN = 50_000.0  # updates in one piece: about 20 microseconds, the price of handing it to a thread
 
 
@@ -80,12 +81,16 @@ class Tail(Protocol):
 
 
 class DenseTail:
-    """S = L L' by LAPACK, in place; S^-1 beside it when it is asked for."""
+    """S = L L' in place; S^-1 beside it when it is asked for.
+
+    memory: a triangle of S, whose other half is not touched, both of S^-1 where `half` is not enough, and a panel.
+    """
 
     def __init__(self, meetings: Meetings):
         self.meetings, q2 = meetings, meetings.q2
         self.bounds = pieces(meetings.columns_work(), GRAIN)
-        self.nnz_factor, self.flops, self.memory = q2 * (q2 + 1) // 2, q2**3 / 3.0, 16.0 * q2 * q2
+        self.nnz_factor, self.flops = q2 * (q2 + 1) // 2, q2**3 / 3.0
+        self.memory = (12.0 * q2 + 8.0 * WIDTH) * q2
         self.seconds = PER_FLOP * 3.0 * self.flops + PER_ENTRY * q2 * q2
         self.reason = f"{q2:,} x {q2:,} left for LAPACK" if q2 else "nothing is left"
         self._S, self._H = np.empty((0, 0)), np.empty((0, 0))
@@ -100,9 +105,7 @@ class DenseTail:
             kernels.schur_dense, self.bounds, values, p.indptr, p.indices, m.lo, m.hi, m.start, m.tail, m.columns,
             m.at, m.level, W, self._S,
         )  # fmt: skip
-        _, info = lapack.dpotrf(self._S.T, lower=1, clean=0, overwrite_a=1)
-        if info or not np.isfinite(self.logdet()):
-            raise EngineError(NOT_POSITIVE)
+        tiles.factorise(self._S)
 
     def solve(self, right: FloatArray) -> FloatArray:
         if right.size == 0:
@@ -118,8 +121,7 @@ class DenseTail:
             return
         if not len(self._H):
             self._H = np.empty((m.q2, m.q2))
-        self._H[:] = self._S
-        lapack.dpotri(self._H.T, lower=1, overwrite_c=1)
+        tiles.invert(self._S, self._H)
         if not half:
             parallel(inverses.symmetrise, np.arange(-(-m.q2 // inverses.TILE) + 1), self._H)
         parallel(
