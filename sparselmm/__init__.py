@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .inference.save import SavedFit, load
     from .many.fit import lmm_many
     from .many.result import ManyFits
+    from .multi.fit import lmm_multi
+    from .multi.result import MultiFit
     from .results import Fit
     from .scanning.result import Scan
     from .scanning.run import scan
@@ -35,6 +37,7 @@ __all__ = [
     "ManyFits",
     "ModelError",
     "ModelSpec",
+    "MultiFit",
     "Pedigree",
     "SavedFit",
     "Scan",
@@ -45,6 +48,7 @@ __all__ = [
     "dataset_names",
     "lmm",
     "lmm_many",
+    "lmm_multi",
     "load",
     "load_dataset",
     "read_kinship",
@@ -79,6 +83,8 @@ _HOMES = {
     ),
     ".many.fit": ("lmm_many",),
     ".many.result": ("ManyFits",),
+    ".multi.fit": ("lmm_multi",),
+    ".multi.result": ("MultiFit",),
     ".results": ("Fit",),
     ".scanning.result": ("Scan",),
     ".scanning.run": ("scan",),

@@ -48,6 +48,7 @@ def test_public_names():
         *("lmm", "LinearMixedModel", "Fit", "RandomTerm", "ModelSpec", "load_dataset", "dataset_names", "simulate"),
         *("load", "SavedFit"),
         *("Known", "Pedigree", "set_threads", "compare", "lmm_many", "ManyFits"),
+        *("lmm_multi", "MultiFit"),
         *("scan", "Scan", "read_kinship", "Kinship"),
         *("SparselmmError", "FormulaError", "DataError", "ModelError", "EngineError", "SparselmmWarning"),
     }
@@ -60,6 +61,7 @@ def test_public_names():
     ("function", "arguments"),
     [
         (slm.lmm, "formula data reml weights offset residual context fixed engine start verbose"),
+        (slm.lmm_multi, "traits formula data reml weights context engine start verbose"),
         (slm.LinearMixedModel, "formula data weights offset residual context engine"),
         (slm.LinearMixedModel.from_arrays, "y X terms weights offset residual fixed_names engine"),
         (slm.LinearMixedModel.fit, "self reml fixed start verbose options"),

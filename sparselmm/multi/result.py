@@ -172,11 +172,10 @@ class MultiFit:
 
     @property
     def fitted(self) -> pd.DataFrame:
-        """X beta + Z b of every trait in every record used, also where it was missing."""
+        """X beta + Z b of every trait in every record used, also where it was missing; index: rows of the table."""
         stacked, B = self.stacked, self.fixef.to_numpy()
-        rows = stacked.wide.y.astype(np.int64)
         columns = [fitted_values(stacked.wide, beta, self._effects(t)) for t, beta in enumerate(B)]
-        return pd.DataFrame(np.column_stack(columns), index=rows, columns=list(self.traits))
+        return pd.DataFrame(np.column_stack(columns), index=stacked.rows, columns=list(self.traits))
 
     def summary(self) -> str:
         """Criterion, variances and correlations of each term, coefficients, and the facts of the fit."""

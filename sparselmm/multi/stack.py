@@ -29,8 +29,8 @@ class Stacked:
 
     traits: in the order of the user. order: (T,) places of the traits in the stacked model, whose first trait is the
     reference of the residual; scale: (T,) what each was divided by; both in the user's order. wide: the model of one
-    row a record; its y are the rows of the table. present: (records, T) cells with a value. empty: records without any
-    trait, left out. spec: the stacked model of traits over their scale. source: the term of `wide` that each of its
+    row a record; rows: (records,) which of the table they are. present: (records, T) cells with a value. empty: records
+    without any trait, left out. spec: the stacked model of traits over their scale. source: the term of `wide` that each of its
     terms comes from, and which effects of it. covariance: (T, T) of the standardised traits about the fixed effects, as
     they are stacked.
     """
@@ -39,6 +39,7 @@ class Stacked:
     order: tuple[int, ...]
     scale: FloatArray
     wide: ModelSpec
+    rows: IntArray
     present: BoolArray
     empty: int
     spec: ModelSpec
@@ -122,7 +123,8 @@ def stack(
     wide = build_spec(text, table.with_row_index(index), weights=weights, context=context)
     if wide.offset is not None:
         raise FormulaError("offset() would be taken off every trait: take it off the traits that it belongs to")
-    return _stacked(names, wide, Y[rows][wide.y.astype(np.int64)], int((~some).sum()))
+    rows = rows[wide.y.astype(np.int64)]
+    return _stacked(names, wide, rows, Y[rows], int((~some).sum()))
 
 
 def check_traits(traits: Any) -> tuple[str, ...]:
@@ -160,7 +162,7 @@ def _right_side(formula: Any) -> str:
     return right if tilde else formula
 
 
-def _stacked(names: tuple[str, ...], wide: ModelSpec, Y: FloatArray, empty: int) -> Stacked:
+def _stacked(names: tuple[str, ...], wide: ModelSpec, rows: IntArray, Y: FloatArray, empty: int) -> Stacked:
     present = ~np.isnan(Y)
     for name, column, there in zip(names, Y.T, present.T, strict=True):
         _check_trait(name, column[there])
@@ -185,7 +187,7 @@ def _stacked(names: tuple[str, ...], wide: ModelSpec, Y: FloatArray, empty: int)
         residual=_residual(cells, covariance),
         S=None if wide.S is None else cells.sparse(wide.S),
     )
-    return Stacked(names, tuple(order), scale, wide, present, empty, spec, tuple(parts), covariance)
+    return Stacked(names, tuple(order), scale, wide, rows, present, empty, spec, tuple(parts), covariance)
 
 
 def _check_trait(name: str, values: FloatArray) -> None:

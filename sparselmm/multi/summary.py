@@ -68,8 +68,7 @@ def _fixed(multi: "MultiFit") -> Iterator[str]:
 def _facts(multi: "MultiFit") -> Iterator[str]:
     fit = multi.fit
     if fit.converged:
-        steps = count(fit.n_iter, "iteration")
-        yield f"Converged in {steps}, scaled gradient {fit.gradient_norm:.2g}; engine {fit.engine}"
+        yield f"Converged in {count(fit.n_iter, 'iteration')}"
     else:
         yield f"NOT CONVERGED: {not_converged(fit)}"
     if multi.is_singular:
