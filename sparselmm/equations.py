@@ -266,9 +266,8 @@ class Equations:
 
     @cached_property
     def _asked(self) -> tuple[IntArray, IntArray]:
-        """Rows and columns of all that is wanted of M^-1, term after term; nobody can write to them."""
+        """Rows and columns of all that is wanted of M^-1, term after term; nobody writes to them."""
         rows, cols = (_end_to_end([w[side] for w in self._wanted]) for side in (0, 1))
-        rows.flags.writeable = cols.flags.writeable = False
         return rows, cols
 
 

@@ -12,7 +12,7 @@ import scipy.linalg as sla
 
 from ._typing import FloatArray
 from .designs import Design
-from .engines.threads import by_pieces, parallel, row_pieces
+from .engines.threads import by_pieces, row_pieces
 from .fixed import RANK_TOLERANCE, FixedDesign, fixed_design
 from .kernels import columns as kernels
 from .terms import ModelSpec
@@ -58,15 +58,18 @@ class Centred:
     def sums(self, design: Design) -> FloatArray:
         """Z'W[X y], (m, r, p+1)."""
         out = design.centred_sums(self.X, self.shift, self.y)
-        rows = out.reshape(-1, len(self.xy))
-        parallel(kernels.times_inverse, row_pieces(len(rows)), self.R, rows)
+        self._turn(out.reshape(-1, len(self.xy)))
         return out
 
     def stored(self) -> FloatArray:
         """[X y], (n, p+1)."""
         out = np.column_stack([self.X - self.shift, self.y])
-        parallel(kernels.times_inverse, row_pieces(len(out)), self.R, out)
+        self._turn(out)
         return out
+
+    def _turn(self, rows: FloatArray) -> None:
+        """The first p columns of rows (., p+1) times R^-1, in place."""
+        rows[:, :-1] = sla.solve_triangular(self.R, rows[:, :-1].T, trans="T").T
 
 
 def with_basis(spec: ModelSpec, weights: FloatArray) -> Stored:

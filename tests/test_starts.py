@@ -5,10 +5,11 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.optimize import minimize
+from scipy.optimize import minimize, nnls
 
 import sparselmm as slm
 from sparselmm.dense import DenseLikelihood
+from sparselmm.start import nonnegative
 
 SAME = 1e-8  # relative: one optimum from different starts
 DENSE = 1e-9  # relative: one criterion in two ways
@@ -104,3 +105,14 @@ def test_sigma_held_beside_two_correlations():
     fit, free = model.fit(fixed={"sigma": 1.0}), model.fit()
     at_free = model.likelihood(free.theta.to_numpy(), sigma=1.0).deviance
     assert fit.converged and free.deviance <= fit.deviance <= at_free
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6, 12])
+def test_nonnegative_least_squares_as_scipy_solves_them(n):
+    rng = np.random.default_rng(n)
+    for _ in range(200):
+        A, b = rng.normal(size=(n, n)), rng.normal(size=n)
+        A = A @ A.T if rng.random() < 0.5 else np.abs(A)
+        x = nonnegative(A, b)
+        assert (x >= 0.0).all()
+        assert np.linalg.norm(A @ x - b) == pytest.approx(nnls(A, b)[1], rel=DENSE, abs=DENSE)

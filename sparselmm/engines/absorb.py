@@ -70,9 +70,10 @@ class Absorb:
         full = np.ascontiguousarray(right.reshape(len(right), -1), dtype=np.float64)
         Z, reduced = np.empty((m.hi - m.lo, full.shape[1])), np.empty((m.q2, full.shape[1]))
         parallel(kernels.forward, self._bounds, m.lo, self._L, full, Z)
-        parallel(
-            kernels.reduce, self.tail.bounds, m.lo, m.hi, m.columns, m.at, m.level, self._W, full, Z, reduced
-        )  # fmt: skip
+        if m.q2:
+            parallel(
+                kernels.reduce, self.tail.bounds, m.lo, m.hi, m.columns, m.at, m.level, self._W, full, Z, reduced
+            )  # fmt: skip
         y = self.tail.solve(reduced)
         parallel(kernels.backward, self._bounds, m.start, m.tail, self._L, self._W, y, Z)
         if not m.q2:
@@ -96,24 +97,22 @@ class Absorb:
         return self._inverse[places]
 
     def _places(self, rows: IntArray, cols: IntArray) -> tuple[IntArray, bool]:
-        """Positions of entries in the pattern, and whether none lies in H21; kept, as the next call asks the same."""
+        """Positions of entries in the pattern, and whether none lies in H21; kept, as the next call asks the same.
+
+        rows and cols are kept too: whoever asks does not write to them afterwards.
+        """
         held, m = self._asked, self.meetings
         if held is None or not (_same(held[0], rows) and _same(held[1], cols)):
             place = np.empty(len(rows), np.int64)
             locate(self.pattern.indptr, self.pattern.indices, rows, cols, place)
             within = [(m.lo <= side) & (side < m.hi) for side in (rows, cols)]
             half = bool((within[0] == within[1]).all())
-            self._asked = held = _frozen(rows), _frozen(cols), place, half
+            self._asked = held = rows, cols, place, half
         return held[2:]
 
 
 def _same(held: IntArray, asked: IntArray) -> bool:
     return held is asked or np.array_equal(held, asked)
-
-
-def _frozen(asked: IntArray) -> IntArray:
-    """`asked` itself where nobody can write to it."""
-    return asked.copy() if asked.flags.writeable else asked
 
 
 def largest_absorbable(pattern: Pattern, blocks: Blocks) -> tuple[int, IntArray]:
@@ -137,11 +136,13 @@ def list_meetings(pattern: Pattern, blocks: Blocks, term: int, counts: IntArray)
     start, before = (np.concatenate([[0], np.cumsum(c)]) for c in (counts.sum(axis=0), counts[0]))
     narrow = np.uint32 if start[-1] < 2**32 else np.uint64
     tail, place = np.empty(start[-1], np.uint32), np.empty(before[-1], np.int64)
-    kernels.list_meetings(pattern.indptr, pattern.indices, lo, hi, r, start, before, tail, place)
+    if len(tail):  # a kernel that is not called need not be loaded: 7 ms of the first fit
+        kernels.list_meetings(pattern.indptr, pattern.indices, lo, hi, r, start, before, tail, place)
     q2 = pattern.q - (hi - lo)
     columns = np.concatenate([[0], np.cumsum(np.bincount(tail, minlength=q2))]).astype(np.int64)
     at, level = np.empty(start[-1], narrow), np.empty(start[-1], np.uint32)
-    kernels.transpose(start, tail, columns, level, at)
+    if len(tail):
+        kernels.transpose(start, tail, columns, level, at)
     return Meetings(pattern, lo, hi, r, start, before, place, tail, columns, at, level)
 
 
@@ -170,7 +171,8 @@ def make_plan(pattern: Pattern, blocks: Blocks) -> Plan:
     memory = forecast_bytes(counts, r, pattern)
     check_memory(memory, f"{m:,} absorbed levels with {int(counts.sum()):,} meetings")
     meetings = list_meetings(pattern, blocks, term, counts)
-    return Plan(meetings, blocks[:term] + blocks[term + 1 :], memory, density(meetings, SAMPLE))
+    full = density(meetings, SAMPLE) if meetings.q2 else 1.0
+    return Plan(meetings, blocks[:term] + blocks[term + 1 :], memory, full)
 
 
 def make_tail(plan: Plan) -> Tail:

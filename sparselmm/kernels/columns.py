@@ -135,7 +135,16 @@ def _centred_slab(first: int, last: int, X: FloatArray, shift: FloatArray, A: Fl
     A[: len(shift), last - first :] = 0.0
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # so that sums over rows are vectorised
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # so that it is vectorised
+def _dot(a: FloatArray, b: FloatArray) -> float:
+    """Of two columns of a slab."""
+    total = 0.0
+    for i in range(SLAB):
+        total += a[i] * b[i]
+    return total
+
+
+@njit(cache=True, nogil=True)
 def centred_gram(
     begin: int, end: int, X: FloatArray, shift: FloatArray, y: FloatArray, weights: FloatArray
 ) -> FloatArray:
@@ -152,10 +161,7 @@ def centred_gram(
                 A[:, i - first] *= np.sqrt(weights[i])
         for j in range(p + 1):
             for k in range(j + 1):
-                total = 0.0
-                for i in range(SLAB):
-                    total += A[j, i] * A[k, i]
-                out[j, k] += total
+                out[j, k] += _dot(A[j], A[k])
     for j in range(p + 1):
         out[:j, j] = out[j, :j]
     return out
@@ -176,23 +182,12 @@ def take_centred_away(
             for i in range(SLAB):
                 rest[i] -= A[j, i] * step[j]
         y[first:last] = rest[: last - first]
-        for i in range(first, last):
-            w = weights[i] if len(weights) else 1.0
-            out[p] += w * y[i] * y[i]
-            rest[i - first] *= w
+        rest[last - first :] = 0.0
+        if len(weights):
+            rest[: last - first] *= np.sqrt(weights[first:last])
+        out[p] += _dot(rest, rest)
+        if len(weights):
+            rest[: last - first] *= np.sqrt(weights[first:last])
         for j in range(p):
-            total = 0.0
-            for i in range(last - first):
-                total += A[j, i] * rest[i]
-            out[j] += total
+            out[j] += _dot(A[j], rest)
     return out
-
-
-@njit(cache=True, nogil=True)
-def times_inverse(begin: int, end: int, R: FloatArray, rows: FloatArray) -> None:
-    """The first p columns of rows (n, p+1) times R^-1, in place; R upper triangular."""
-    for i in range(begin, end):
-        for j in range(len(R)):
-            for k in range(j):
-                rows[i, j] -= rows[i, k] * R[k, j]
-            rows[i, j] /= R[j, j]
