@@ -197,7 +197,7 @@ def independent_columns(X: FloatArray, weights: FloatArray) -> tuple[IntArray, F
     return _independent_of(full), size
 
 
-def _independent_of(full: FloatArray) -> IntArray:
+def _independent_of(full: FloatArray, tolerance: float = RANK_TOLERANCE) -> IntArray:
     norms = np.linalg.norm(full, axis=0)
     Q = np.zeros((len(full), 0))
     kept: list[int] = []
@@ -205,7 +205,7 @@ def _independent_of(full: FloatArray) -> IntArray:
         rest = full[:, j]
         for _ in range(2):
             rest = rest - Q @ (Q.T @ rest)
-        if np.linalg.norm(rest) > RANK_TOLERANCE * norms[j]:
+        if np.linalg.norm(rest) > tolerance * norms[j]:
             kept.append(j)
             Q = np.column_stack([Q, rest / np.linalg.norm(rest)])
     return np.array(kept, dtype=np.int64)
@@ -314,7 +314,7 @@ class _Gram:
 def _beside(
     diffuse: Diffuse, X: FloatArray, weights: FloatArray
 ) -> tuple[IntArray, IntArray, IntArray, FloatArray, FloatArray]:
-    """Which columns of X (n, p) stand beside D, lie in null spaces, or depend on D otherwise; then B and C.
+    """Which columns of X (n, p) stand beside D, lie in null spaces, or depend on D and others; then B and C.
 
     The Schur complement of D'WD in [D X]'W[D X] is factorised in the order of the columns; a pivot of zero is
     dependence on D and the earlier ones.
@@ -329,12 +329,12 @@ def _beside(
         (used if S[j, j] - S[used, j] @ on > PIVOT * size[j] else others).append(j)
     C = np.linalg.solve(S[np.ix_(used, used)], S[np.ix_(used, others)])
     B = coefficients[:, others] - coefficients[:, used] @ C
-    outside = np.abs(B[diffuse.n_null :]).max(axis=0, initial=0.0) > np.sqrt(PIVOT) * np.abs(B).max(axis=0, initial=0.0)
-    within = np.array(others, dtype=np.int64)
-    return (
-        np.array(used, dtype=np.int64), within[~outside], within[outside],
-        np.where(np.arange(len(B))[:, None] < diffuse.n_null, B, 0.0)[:, ~outside], C[:, ~outside],
-    )  # fmt: skip
+    within, near = B[: diffuse.n_null], np.sqrt(PIVOT)
+    inside = np.abs(B[diffuse.n_null :]).max(axis=0, initial=0.0) <= near * np.abs(B).max(axis=0, initial=0.0)
+    shared = np.flatnonzero(inside)[_independent_of(within[:, inside], near)]
+    lost, all_others = np.setdiff1d(np.arange(len(others)), shared), np.array(others, dtype=np.int64)
+    B = np.concatenate([within[:, shared], np.zeros((len(B) - diffuse.n_null, len(shared)))])
+    return np.array(used, dtype=np.int64), all_others[shared], all_others[lost], B, C[:, shared]
 
 
 def _residualise_sparse(

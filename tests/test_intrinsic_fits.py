@@ -283,3 +283,14 @@ def test_groups_of_unknown_parents():
     expected = P.group_contributions() @ other.fixef[["a", "b"]] + other.ranef()["id"]["ped(Intercept)"]
     np.testing.assert_allclose(u.loc[list(range(n))], expected.loc[list(range(n))], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(u.loc[["a", "b"]], other.fixef[["a", "b"]], rtol=1e-5, atol=1e-6)
+
+
+def test_two_columns_that_are_nearly_one_within_a_null_space():
+    """x is 1 to six digits: beside the walk's own constant the later of the two is dropped, as beside an intercept."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"t": np.arange(60) % 12, "x": 1.0 + 1e-6 * rng.normal(size=60)})
+    table["y"] = np.sin(table.t) + 0.3 * rng.normal(size=60)
+    fit, plain = (slm.lmm(f"y ~ {fixed} + rw2(0 + t)", table) for fixed in ("x", "1"))
+    assert fit.dropped_columns == ("x",)
+    np.testing.assert_allclose(fit.fitted, plain.fitted, atol=1e-8)  # two searches
+    assert fit.leverage().max() < 1.0
