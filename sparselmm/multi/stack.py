@@ -30,9 +30,9 @@ class Stacked:
     traits: in the order of the user. order: (T,) places of the traits in the stacked model, whose first trait is the
     reference of the residual; scale: (T,) what each was divided by; both in the user's order. wide: the model of one
     row a record; rows: (records,) which of the table they are. present: (records, T) cells with a value. empty: records
-    without any trait, left out. spec: the stacked model of traits over their scale. source: the term of `wide` that each of its
-    terms comes from, and which effects of it. covariance: (T, T) of the standardised traits about the fixed effects, as
-    they are stacked.
+    without any trait, left out. spec: the stacked model of traits over their scale. source: the term of `wide` that
+    each of its terms comes from, and which effects of it. covariance: (T, T) of the standardised traits about the fixed
+    effects, in the order of the stacked model.
     """
 
     traits: tuple[str, ...]
