@@ -6,6 +6,7 @@ zeta(value) = sign(value - estimate) sqrt(f(value) - min f), f the ML deviance m
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 STEP = 0.5  # of zeta between nodes: the spline is then right to about 1e-4 of a standard error
 LONGEST = 1.25  # of zeta; a longer step is made again, shorter
 MOST_NODES = 30  # on one side: fewer than ten where the deviance does not level off
+MOST_FAILURES = 12  # on one side: a path that breaks off is followed to a hundredth of a step
 BEYOND = 0.1  # how far nodes go past the level that was asked for
 SMALL = 1e-6  # part of a curve over which its scale is straight
 LEVEL_GROUND = 1e-4  # of zeta: the root of the deviance's own rounding
@@ -126,8 +128,38 @@ def profile(fit: "Fit", which: str | Iterable[str] | None = None, *, level: floa
         best = _by_ml(fit)
         unit = unit_of(fit.likelihood, fit.estimate.held)
         z = float(-ndtri(0.5 - 0.5 * level))
-        curves = {name: follow(_path(best, name, unit), best.deviance, z, name) for name in names}
+        curves = {
+            name: _whole(best, name, follow(_path(best, name, unit), best.deviance, z, name), z) for name in names
+        }
     return Profile(curves, level)
+
+
+def _whole(best: "Fit", name: str, curve: Curve, z: float) -> Curve:
+    """A correlation's curve that broke off below z, ended on that side where it cannot rise to z.
+
+    With one of its standard deviations at zero a correlation can be anything: its deviance is never above that.
+    """
+    broken = [not ended and np.isnan(curve.solve(x)) for ended, x in zip(curve.ended, (-z, z), strict=True)]
+    if not name.startswith("cor_") or not any(broken) or len(curve.u) < 2:
+        return curve
+    held, searched = best.estimate.held, best.likelihood
+    rise = min(
+        estimate(searched, reml=False, held={**held, sd: 0.0}).evaluation.deviance - best.deviance
+        for sd in _deviations(best, name)
+    )
+    below, above = (bool(a or (b and rise < z**2)) for a, b in zip(curve.ended, broken, strict=True))
+    return replace(curve, ended=(below, above))
+
+
+def _deviations(fit: "Fit", correlation: str) -> list[str]:
+    """Names of the standard deviations that a correlation is of: two, or all of a structure with one correlation."""
+    parameters = fit.likelihood.parameters
+    at = parameters.natural_names.index(correlation)
+    part = next(part for part in parameters.slices if part.start <= at < part.stop)
+    names = parameters.natural_names[part]
+    sds = [n for n in names if n.startswith("sd_")]
+    pairs = list(combinations(sds, 2))
+    return list(pairs[at - part.start - len(sds)]) if len(pairs) == len(names) - len(sds) else sds
 
 
 def free_names(fit: "Fit", which: str | Iterable[str] | None) -> list[str]:
@@ -223,12 +255,13 @@ def _side(path: Path, sign: int, lowest: float, cutoff: float, name: str) -> tup
     """Nodes outwards, and whether they ended before the cutoff."""
     nodes: list[Node] = []
     end = path.scale.high if sign > 0 else path.scale.low
-    u, zeta, step, last = path.start, 0.0, path.step, path.begin()
+    u, zeta, step, last, failures = path.start, 0.0, path.step, path.begin(), 0
     while zeta < cutoff and u != end and len(nodes) < MOST_NODES:
         target = min(u + step, end) if sign > 0 else max(u - step, end)
         node = path.solve(target, _ahead(nodes, path, last, target))
         if node is None or np.sqrt(max(node.deviance - lowest, 0.0)) - zeta > LONGEST:
-            if step < 1e-4 * path.step:
+            failures += 1
+            if failures == MOST_FAILURES:
                 return nodes, False
             step *= 0.4
             continue

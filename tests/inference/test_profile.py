@@ -333,3 +333,12 @@ def test_a_coefficient_within_the_null_space_of_a_walk_has_no_profile():
     assert found.loc["Intercept"].isna().all() and found.loc["x"].notna().all()
     moved = slm.lmm("y ~ 0 + x + rw1(0 + t)", table, offset=np.full(60, 7.0), reml=False)
     assert moved.deviance == pytest.approx(slm.lmm("y ~ x + rw1(0 + t)", table, reml=False).deviance, abs=1e-6)
+
+
+def test_a_correlation_whose_deviance_cannot_rise_that_far():
+    """Of three effects; with the slope's variance at zero, 0.75 above the minimum, it can be anything."""
+    fit = PROBLEMS["three_effects"].model().fit(reml=False)
+    without = PROBLEMS["three_effects"].model().fit(reml=False, fixed={"sd_x|g": 0.0})
+    assert without.deviance - fit.deviance < norm.ppf(0.95) ** 2
+    found = fit.confint("profile", 0.9, which="cor_Intercept.x|g")
+    assert found.loc["cor_Intercept.x|g"].tolist() == [-1.0, 1.0]
