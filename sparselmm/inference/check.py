@@ -141,17 +141,20 @@ def _influence(fit: "Fit") -> Iterator[Finding]:
     if not p:
         return
     limit = float(stats.f.median(p, max(1, fit.nobs - p)))
-    groups = dict.fromkeys(t.name for t in fit.spec.terms if t.Q is None and not sp.issparse(t.Z))
-    for name in groups:
-        sizes = next(np.bincount(t.Z) for t in fit.spec.terms if t.name == name and t.Q is None)
-        if fit.nobs > AFFORDABLE or sizes.max() > LARGEST_GROUP:
+    groups = {t.name: t.Z for t in fit.spec.terms if t.Q is None and not sp.issparse(t.Z)}
+    for name, codes in groups.items():
+        if fit.nobs > AFFORDABLE or np.bincount(codes).max() > LARGEST_GROUP:
             yield Finding("influence", True, f"{name}: not computed for so many rows; cooks_distance(by='{name}') does")
             continue
         d = cooks_distance(fit, name)
-        lost, many = int(d.isna().sum()), int((d > limit).sum())
-        text = f"{name}: largest Cook's distance {d.max():.2f}, {d.idxmax()}; {many} of {len(d):,} beyond {limit:.2f}"
-        text += f"; without {lost} of them a coefficient cannot be estimated" if lost else ""
-        yield Finding("influence", not (many or lost), text)
+        known = d.dropna()
+        lost, many, found = len(d) - len(known), int((known > limit).sum()), []
+        if len(known):
+            found = [f"largest Cook's distance {known.max():.2f}, {known.idxmax()}"]
+            found += [f"{many} of {len(d):,} beyond {limit:.2f}"]
+        if lost:
+            found += [f"without {lost} of {len(d):,} a coefficient cannot be estimated"]
+        yield Finding("influence", not (many or lost), f"{name}: {'; '.join(found)}")
 
 
 def _collinearity(fit: "Fit") -> Iterator[Finding]:

@@ -58,6 +58,7 @@ def wald_scale(name: str) -> Scale:
     return scale_of({"sd": "sigma", "cor": "rho"}.get(word, name))
 
 
+@np.errstate(over="ignore", invalid="ignore")  # a limit that is infinite, a correlation at its edge
 def _ends(value: float, error: float, z: float, scale: Scale) -> tuple[float, float]:
     """NaN where there is no standard error."""
     if not np.isfinite(error):

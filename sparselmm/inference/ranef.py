@@ -40,7 +40,7 @@ def effect_errors(fit: "Fit", se: bool | str) -> Sequence[FloatArray | None]:
     if kind is None:
         return [None] * len(fit.spec.terms)
     cov = fit.likelihood.random_vcov(fit.estimate.evaluation.theta, fit.sigma, prediction=kind == "prediction")
-    return [np.sqrt(np.einsum("lii->li", c)) for c in cov]
+    return [np.sqrt(np.maximum(np.einsum("lii->li", c), 0.0)) for c in cov]  # less is rounding
 
 
 def effect_table(

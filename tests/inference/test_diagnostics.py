@@ -1,5 +1,7 @@
 """Residuals, leverage, Cook's distances, shares of variance and collinearity, against textbooks, refits and R."""
 
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -268,3 +270,20 @@ def test_bad_arguments():
         fit.cooks_distance([None] + [1] * (fit.nobs - 1))
     with pytest.raises(slm.ModelError, match="no coefficients"):
         slm.lmm("y ~ 0 + (1 | g)", repeated()).cooks_distance()
+
+
+def test_a_check_where_every_group_has_a_coefficient_of_its_own():
+    table = load_dataset("Machines").assign(own=lambda t: t.Worker.astype(str))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = slm.lmm("score ~ own + (1 | Worker)", table, fixed={"sd_Intercept|Worker": 1.0}).check().table
+    text = found.set_index("topic").text["influence"]
+    assert text == "Worker: without 6 of 6 a coefficient cannot be estimated"
+
+
+def test_a_variance_of_zero_has_effects_without_errors():
+    """Of variances that are differences rounding may leave less than nothing."""
+    table = repeated().assign(y=lambda t: 5.0 + 1e-3 * np.sin(np.arange(len(t)) ** 2.0))
+    for formula in ("y ~ x + rw2(0 + t)", "y ~ 1 + rw1(0 + t | g)", "y ~ x + (1 + x | g)"):
+        frames = slm.lmm(formula, table, fixed={"sigma": 1.0}).ranef("prediction")
+        assert all(np.isfinite(frame.to_numpy()).all() for frame in frames.values())
