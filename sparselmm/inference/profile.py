@@ -28,6 +28,7 @@ STEP = 0.5  # of zeta between nodes: the spline is then right to about 1e-4 of a
 LONGEST = 1.25  # of zeta; a longer step is made again, shorter
 MOST_NODES = 30  # on one side: fewer than ten where the deviance does not level off
 MOST_FAILURES = 12  # on one side: a path that breaks off is followed to a hundredth of a step
+TRIES, AT_END = 3, 1e-5  # nodes at each end that is asked for, and how close the last of them is in zeta
 BEYOND = 0.1  # how far nodes go past the level that was asked for
 SMALL = 1e-6  # part of a curve over which its scale is straight
 LEVEL_GROUND = 1e-4  # of zeta: the root of the deviance's own rounding
@@ -215,9 +216,14 @@ def follow(path: Path, lowest: float, z: float, name: str) -> Curve:
     below, ended_below = _side(path, -1, lowest, z + BEYOND, name)
     above, ended_above = _side(path, 1, lowest, z + BEYOND, name)
     ended, nodes = (ended_below, ended_above), [*below, *above]
-    curve = _curve(path, nodes, lowest, ended)
-    ends = [_node_at(path, curve.coordinate(zeta), nodes) for zeta in (-z, z)]
-    return _curve(path, nodes + [node for node in ends if node is not None], lowest, ended)
+    for _ in range(TRIES):
+        curve = _curve(path, nodes, lowest, ended)
+        found = [(zeta, _node_at(path, curve.coordinate(zeta), nodes)) for zeta in (-z, z)]
+        ends = [(zeta, node) for zeta, node in found if node is not None]
+        nodes += [node for _, node in ends]
+        if all(abs(_zeta(node, path, lowest) - zeta) < AT_END for zeta, node in ends):
+            break
+    return _curve(path, nodes, lowest, ended)
 
 
 def _node_at(path: Path, u: float, nodes: list[Node]) -> Node | None:

@@ -145,7 +145,7 @@ class VariancePath:
     ) -> None:
         self.scale = _bounded(likelihood, name, value, unit)
         self._likelihood, self._base, self._name, self._unit = likelihood, base, name, unit
-        self._scaling = likelihood.scaling()
+        self._scaling, self._highest = likelihood.scaling(), _without_term(likelihood, base, name)
         self.start = float(np.clip(_coordinate(self.scale, value), self.scale.low, self.scale.high))
         self.step = 0.5 * abs(self._derivative(error)) if np.isfinite(error) else 0.1 * max(abs(self.start), 0.1 * unit)
 
@@ -162,7 +162,10 @@ class VariancePath:
         try:
             chart = self._chart(u)
             best = _search(self._likelihood, self._held(u), chart, x, self._unit)
-            return Node(u, _Point(self._likelihood, chart, best).value, self._slope(u, best), best)
+            value = _Point(self._likelihood, chart, best).value
+            if value > self._highest:
+                return Node(u, self._highest, 0.0, best)
+            return Node(u, value, self._slope(u, best), best)
         except (EngineError, ModelError):
             return None
 
@@ -188,6 +191,21 @@ class VariancePath:
         theta, sigma = self._chart(u).model(x)
         assert sigma is not None
         return np.append(theta, 2.0 * np.log(sigma))
+
+
+def _without_term(likelihood: AnyLikelihood, base: Estimate, name: str) -> float:
+    """The deviance where the term of a precision's parameter has no variance: no value of it has a higher one.
+
+    Infinite for other parameters. A search from the last node can end at a local minimum above that.
+    """
+    parameters = likelihood.parameters
+    at = parameters.natural_names.index(name) if name in parameters.natural_names else -1
+    for part, rho in zip(parameters.slices, parameters.rho_slices, strict=True):
+        sds = [n for n in parameters.natural_names[part] if n.startswith("sd_")]
+        if rho.start <= at < rho.stop and not any(sd in base.held for sd in sds):
+            held = {**base.held, **dict.fromkeys(sds, 0.0), name: parameters.to_natural(base.evaluation.theta)[at]}
+            return estimate(likelihood, reml=False, held=held).evaluation.deviance
+    return np.inf
 
 
 def _coordinate(scale: Scale, value: float) -> float:

@@ -342,3 +342,16 @@ def test_a_correlation_whose_deviance_cannot_rise_that_far():
     assert without.deviance - fit.deviance < norm.ppf(0.95) ** 2
     found = fit.confint("profile", 0.9, which="cor_Intercept.x|g")
     assert found.loc["cor_Intercept.x|g"].tolist() == [-1.0, 1.0]
+
+
+def test_a_correlation_of_a_series_is_never_worse_than_no_series():
+    """Negative correlations would be, at a local minimum where the series takes all of the variance."""
+    rng = np.random.default_rng(3)
+    level, noise = rng.normal(size=20), rng.normal(size=(20, 6))
+    table = pd.DataFrame({"t": np.tile(np.arange(6), 20), "g": np.repeat(np.arange(20), 6)})
+    table["y"] = 0.5 * level[table.g] + noise.ravel()
+    fit = slm.lmm("y ~ 1 + ar1(0 + t | g)", table, reml=False)
+    curve = fit.profile("rho_ar1(t)|g", level=0.9999).curves["rho_ar1(t)|g"]
+    without = -2 * norm.logpdf(table.y, table.y.mean(), table.y.std(ddof=0)).sum()
+    assert (curve.zeta**2 <= without - fit.deviance + 1e-6).all() and curve.value[0] < -0.5
+    assert fit.confint("profile", 0.9999).loc["rho_ar1(t)|g", "lower"] == -1.0
