@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr
 
 from ._typing import FloatArray
 from .engines.dense import forecast_bytes
@@ -131,6 +130,8 @@ def _fixed_table(fit: "Fit") -> Iterator[str]:
 
 def wald_table(fit: "Fit", names: Sequence[str]) -> pd.DataFrame:
     """Some coefficients with z and its p value, from their standard errors alone."""
+    from scipy.special import ndtr  # a fit alone need not load it
+
     estimate, error = fit.fixef[list(names)], fit.fixef_se[list(names)]
     z = estimate / error
     columns = {"estimate": estimate, "std_error": error, "df": np.inf, "z": z, "p_value": 2.0 * ndtr(-z.abs())}

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtr
 
 from .._typing import FloatArray
 from .ddf import Method, ddf_method
@@ -40,4 +39,6 @@ def contrast_table(
     with np.errstate(divide="ignore", invalid="ignore"):
         t = difference / errors
     columns = {"estimate": difference + rhs, "std_error": errors, "df": df, name: t}
+    from scipy.special import stdtr  # a fit alone need not load it
+
     return pd.DataFrame(columns | {"p_value": 2.0 * stdtr(df, -np.abs(t))})
