@@ -177,27 +177,25 @@ def _by_row(pattern: Pattern) -> tuple[IntArray, IntArray, IntArray]:
 
 def schur_pattern(m: Meetings) -> Pattern:
     """The pattern of S: A's, and all pairs of columns that meet in one level."""
-    every = np.arange(m.q2)
-    indptr = _row_counts(m, every)
-    indices = np.empty(indptr[-1], np.int64)
-    _rows(m, every, indptr, indices)
-    return Pattern(indptr, indices)
+    every, bounds = np.arange(m.q2), pieces(m.columns_work(), GRAIN)
+    first = np.append(0, np.cumsum(_rows(m, every, bounds, every, np.empty(0, np.int64))))
+    indices = np.empty(first[-1], np.int64)
+    _rows(m, every, bounds, first, indices)
+    return Pattern(first, indices)
 
 
 def density(m: Meetings, sample: int) -> float:
     """Nonzeros of S relative to a full triangle, from about `sample` columns spread evenly."""
     wanted = np.arange(m.q2)[:: max(1, m.q2 // sample)]
-    return float(_row_counts(m, wanted)[-1] / max(1, (m.q2 - wanted).sum()))
+    counts = _rows(m, wanted, np.arange(len(wanted) + 1), wanted, np.empty(0, np.int64))
+    return float(counts.sum() / max(1, (m.q2 - wanted).sum()))
 
 
-def _row_counts(m: Meetings, wanted: IntArray) -> IntArray:
-    indptr = np.zeros(len(wanted) + 1, np.int64)
-    _rows(m, wanted, indptr, np.empty(0, np.int64))
-    return indptr
-
-
-def _rows(m: Meetings, wanted: IntArray, indptr: IntArray, out: IntArray) -> None:
-    p = m.pattern
-    kernels.schur_rows(
-        wanted, p.indptr, p.indices, m.lo, m.hi, m.start, m.tail, m.columns, m.at, m.level, indptr, out
+def _rows(m: Meetings, wanted: IntArray, bounds: IntArray, first: IntArray, out: IntArray) -> IntArray:
+    """How many rows of S each column has; see `kernels.schur_rows`."""
+    p, counts = m.pattern, np.empty(len(wanted), np.int64)
+    parallel(
+        kernels.schur_rows, bounds, wanted, p.indptr, p.indices, m.lo, m.hi, m.start, m.tail, m.columns, m.at, m.level,
+        counts, first, out,
     )  # fmt: skip
+    return counts

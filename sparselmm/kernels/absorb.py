@@ -208,12 +208,12 @@ def _in_order(j: int, count: int, seen: IntArray, found: IntArray, out: IntArray
 
 @njit(cache=True, nogil=True)
 def schur_rows(
-    wanted: IntArray, indptr: IntArray, indices: IntArray, lo: int, hi: int, start: IntArray, tail: AnyArray,
-    columns: IntArray, at: AnyArray, level: AnyArray, S_indptr: IntArray, out: IntArray,
+    begin: int, end: int, wanted: IntArray, indptr: IntArray, indices: IntArray, lo: int, hi: int, start: IntArray,
+    tail: AnyArray, columns: IntArray, at: AnyArray, level: AnyArray, counts: IntArray, first: IntArray, out: IntArray,
 ) -> None:  # fmt: skip
-    """Rows of S in its columns `wanted`: S_indptr[n+1] = how many, sorted into out; where out is empty, counts only."""
+    """Rows of S in columns wanted[begin:end]: how many, and sorted into out from first_n on, unless that is empty."""
     seen, found = np.full(len(columns) - 1, -1, np.int64), np.empty(len(columns) - 1, np.int64)
-    for n in range(len(wanted)):
+    for n in range(begin, end):
         j, count = wanted[n], 0
         c = j if j < lo else j + hi - lo
         for k in range(indptr[c], indptr[c + 1]):
@@ -226,10 +226,9 @@ def schur_rows(
                 if seen[tail[t]] != j:
                     seen[tail[t]], found[count] = j, tail[t]
                     count += 1
-        if len(out) == 0:
-            S_indptr[n + 1] = S_indptr[n] + count
-        else:
-            _in_order(j, count, seen, found, out[S_indptr[n] : S_indptr[n + 1]])
+        counts[n] = count
+        if len(out) > 0:
+            _in_order(j, count, seen, found, out[first[n] : first[n + 1]])
 
 
 @njit(cache=True, nogil=True)
