@@ -32,6 +32,7 @@ from .terms import ModelSpec
 
 LARGEST_VCOV = 20_000  # coefficients: their covariance matrix is dense
 ILL_CONDITIONED = 1e-7  # of a row's part in the deviance: 5e-9 in 120 rows of rw2, 1e-2 in 20,000 with close knots
+REGULAR = 1e-4  # smallest singular value of T over the largest
 LIFT = 1e-4  # smallest singular value of T sqrt(rows a level) where W is formed: errors of 1e-8 both ways
 
 
@@ -397,10 +398,11 @@ class Likelihood:
             return C
         rho, T, (first, second) = theta[parameters.rho_slices[k]], solution.T[k], self.equations.pairs[k]
         changes = [sparse_symmetric(first, second, dQ, Q.n_levels) @ v for dQ in Q.gradient(rho)]
-        scalar = w.shape[1] == 1 and T[0, 0] != 0.0  # then Q^-1 w = v/T, without a solve
-        wanted = changes if scalar else [w, *changes]
+        size = np.linalg.svd(T, compute_uv=False)
+        regular = size[-1] > REGULAR * size[0]  # then Q^-1 w = v T^-1, without a solve
+        wanted = changes if regular else [w, *changes]
         parts = np.split(self._solve_precision(k, rho, np.hstack(wanted)), len(wanted), axis=1) if wanted else []
-        inverse_w = v / T[0, 0] if scalar else parts.pop(0)
+        inverse_w = v @ np.linalg.inv(T) if regular else parts.pop(0)
         C[:, :, parameters.slices[k]] = np.einsum("iab,mb->mai", dG, inverse_w)
         for i, part in enumerate(parts):
             C[:, :, parameters.rho_slices[k].start + i] = -part @ T.T

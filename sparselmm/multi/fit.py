@@ -22,7 +22,7 @@ from ..terms import RandomTerm
 from .result import MultiFit
 from .stack import Stacked, stack
 
-SHARES = (1.0, 0.3, 0.1)
+SHARES = (1.0, 0.3)
 
 
 def lmm_multi(

@@ -5,10 +5,9 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.linalg as sla
 
 from .._errors import DataError, EngineError, ModelError
-from .._typing import BoolArray, FloatArray, IntArray
+from .._typing import FloatArray, IntArray
 from ..kernels.chains import chain_product
 from .limits import LARGEST_ATANH, Bounds, arctanh_or_bound, tanh_or_limit
 from .residual_varident import joint_codes
@@ -38,8 +37,11 @@ class UnstructuredResidual:
     pair that never meets it is zero: no row says anything about it.
 
     trait, record: (n,) codes. traits, records: labels. guess: (T, T) covariance to start from, also the middle of the
-    bounds. Errors: DataError for a trait twice in a record; ModelError where there is one trait, or no pair meets.
+    bounds. linear: V is linear in the entries of R, so that average information is as good as it is for G.
+    Errors: DataError for a trait twice in a record; ModelError where there is one trait, or no pair meets.
     """
+
+    linear = True
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class UnstructuredResidual:
         self._sets, of_record, own = _sets_of_traits(self.trait, record)
         self._count = np.bincount(of_record)
         self._rows, self.row_class = joint_codes(own, self.trait)
+        self._kept: tuple[bytes, _Inverses] | None = None
         ends = self.trait[self.later], self.trait[self.earlier]
         self._links, self.link_class = joint_codes(own[self.later], *ends)
 
@@ -248,22 +251,33 @@ class UnstructuredResidual:
         return half + half.transpose(0, 2, 1)
 
     def _inverses(self, rho: FloatArray) -> "_Inverses":
-        """Of each set of traits, by a QR of the rows B of D L that are in it: B' = Q H, R = H'H, w = dB (Q H^-T)."""
+        """Of each set of traits; the last ones are kept."""
+        key = np.asarray(rho, dtype=np.float64).tobytes()
+        if self._kept is None or self._kept[0] != key:
+            self._kept = key, self._invert(rho)
+        return self._kept[1]
+
+    def _invert(self, rho: FloatArray) -> "_Inverses":
+        """By a QR of the rows B of D L in a set: B' = Q H, R = H'H, w = dB (Q H^-T); sets of one size at once."""
         root, slopes, T = self._root(rho), self._root_slopes(rho), self.n_traits
         K, w = np.zeros((len(self._sets), T, T)), np.zeros((len(self._sets), len(self.pairs), T))
-        logdet = np.empty(len(self._sets))
-        for s, mask in enumerate(self._sets):
-            there = _bits(mask, T)
-            at = np.flatnonzero(there)
-            Q, H = np.linalg.qr(root[at].T)
-            size = np.abs(np.diag(H))
-            if not (np.isfinite(H).all() and (size > 0.0).all()):
+        there = (self._sets[:, None] >> np.arange(T)) & 1 == 1
+        size, logdet = there.sum(axis=1), np.empty(len(self._sets))
+        later = np.array([i for _, i in self.pairs], dtype=np.int64)
+        for d in np.unique(size):
+            which = np.flatnonzero(size == d)
+            at = np.nonzero(there[which])[1].reshape(-1, d)
+            Q, H = np.linalg.qr(root[at].transpose(0, 2, 1))
+            diagonal = np.abs(np.einsum("sdd->sd", H))
+            if not (np.isfinite(H).all() and (diagonal > 0.0).all()):
                 raise EngineError(f"residual {self.label}: R is singular to rounding")
-            inverse = sla.solve_triangular(H, np.eye(len(at)))
-            K[s][np.ix_(at, at)] = inverse @ inverse.T
-            inside = np.array([there[i] for _, i in self.pairs])
-            w[s][np.ix_(inside, at)] = slopes[inside] @ (Q @ inverse.T)
-            logdet[s] = 2 * np.log(size).sum()
+            inverse = np.linalg.inv(H)
+            K[which[:, None, None], at[:, :, None], at[:, None, :]] = inverse @ inverse.transpose(0, 2, 1)
+            w[which[:, None, None], np.arange(len(later))[:, None], at[:, None, :]] = slopes @ (
+                Q @ inverse.transpose(0, 2, 1)
+            )
+            logdet[which] = 2 * np.log(diagonal).sum(axis=1)
+        w *= there[:, later, None]
         return _Inverses(K, w, logdet)
 
     def _partial(self, cor: FloatArray) -> FloatArray:
@@ -294,10 +308,6 @@ def _partial_correlation(covariance: float, scale: float) -> float:
     if abs(covariance) > scale * (1.0 + np.sqrt(SINGULAR)):
         raise ModelError("cor_...|residual: no correlation matrix has these values")
     return float(np.clip(covariance / scale, -1.0, 1.0))
-
-
-def _bits(mask: int, count: int) -> BoolArray:
-    return (mask >> np.arange(count)) & 1 == 1
 
 
 def _sets_of_traits(trait: IntArray, record: IntArray) -> tuple[IntArray, IntArray, IntArray]:

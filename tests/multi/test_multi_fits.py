@@ -23,7 +23,7 @@ NLME_RTOL = 1e-4  # standard deviations: nlme stops within 1e-8 of its likelihoo
 BLUP_RTOL = 1e-6  # BLUPs at estimates that agree to 1e-9, V of condition 1e3 inverted
 SCORE_ATOL = 1e-3  # central differences with step 1e-4 of a dense criterion, of 1e3 with rounding 1e-11
 SAME_RTOL = 1e-7  # two searches: each ends within 1e-5 standard errors of the optimum
-OBSERVED_RTOL = 0.1  # standard errors: average information beside observed, 240 records
+OBSERVED_RTOL = 0.03  # standard errors: average information beside observed, 240 records
 
 PAIR, ANIMAL = ["t0", "t1"], "~ x + (1 | herd) + ped(1 | animal, P)"
 
