@@ -50,7 +50,8 @@ class Supernodal:
         self._below = int((widths * (size - widths)).max(initial=0))
         self._blas, self._places = blas(), np.empty(size.max(initial=0), np.int64)
         self._piece = np.empty(max(CHUNK, NARROW * int(size.max(initial=0))))
-        self._wanted: _Wanted | None = None
+        cols = np.repeat(np.arange(pattern.q), np.diff(pattern.indptr))
+        self._wanted = _Wanted(pattern.indices, cols, self._at)
 
     def __reduce__(self) -> tuple[type, tuple[Pattern]]:
         return Supernodal, (self.pattern,)
@@ -78,7 +79,7 @@ class Supernodal:
         return self._logdet
 
     def selected_inverse(self, rows: IntArray, cols: IntArray) -> FloatArray:
-        if self._wanted is None or not self._wanted.same(rows, cols):
+        if not self._wanted.same(rows, cols):
             self._wanted = _Wanted(rows, cols, _locate(self._panels, self._place[rows], self._place[cols]))
         Z, Y = np.empty(len(self._values)), np.empty(self._below)
         invert(self._panels, self._blas, self._values, Z, Y, self._piece, self._places)
