@@ -4,6 +4,7 @@ import importlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,7 +17,8 @@ from ..kernels.codes import counting_sort
 from ..kernels.selinv import Columns, Supernodes, front_positions, selected_inverse, supernode_tree, supernodes
 from ..kernels.symbolic import column_counts
 from ..kernels.triangular import solve_transposed
-from .base import NOT_POSITIVE, Pattern, available_memory
+from .base import NOT_POSITIVE, Pattern, available_memory, compressed
+from .threads import find_libraries
 
 INSTALL = (
     "scikit-sparse cannot be imported ({reason}). Install SuiteSparse and then the version that fits it:\n"
@@ -137,9 +139,17 @@ class _Factor05:
 
 def _load() -> Any:
     try:
-        return importlib.import_module("sksparse.cholmod")
+        module = importlib.import_module("sksparse.cholmod")
     except ImportError as error:
         raise EngineError(INSTALL.format(reason=error)) from error
+    _announce()
+    return module
+
+
+@cache
+def _announce() -> None:
+    """CHOLMOD has brought a BLAS of its own: once a process."""
+    find_libraries()
 
 
 def _factor_maker(module: Any) -> Callable[[sp.csc_matrix, str], _Factor]:
@@ -184,7 +194,7 @@ def order(pattern: Pattern, rates: tuple[float, float, float]) -> tuple[sp.csc_m
     """
     q, index = pattern.q, np.int32 if pattern.nnz < 2**31 - 1 else np.int64
     A = sp.csc_matrix((np.ones(pattern.nnz), pattern.indices.astype(index), pattern.indptr.astype(index)), shape=(q, q))
-    make, trees = _factor_maker(_load()), {}
+    make, trees = _factor_maker(_load()), dict[str, tuple[IntArray, IntArray]]()
     for name in ("amd", "metis"):
         if trees and seconds(q, trees["amd"], rates) < METIS_COLUMN * q + METIS_ENTRY * pattern.nnz:
             break  # a fit has about eight factorisations, of which METIS may save one
@@ -320,8 +330,7 @@ def predicted_tree(pattern: Pattern, perm: IntArray) -> tuple[IntArray, IntArray
     place = np.argsort(perm)
     cols = place[np.repeat(np.arange(pattern.q), np.diff(pattern.indptr))]
     rows = place[pattern.indices]
-    places = np.minimum(rows, cols), np.maximum(rows, cols)
-    upper = sp.csc_matrix((np.ones(pattern.nnz), places), shape=(pattern.q, pattern.q))
+    upper = compressed(np.minimum(rows, cols), np.maximum(rows, cols), pattern.q)
     parent, counts = np.empty(pattern.q, np.int64), np.empty(pattern.q, np.int64)
-    column_counts(upper.indptr.astype(np.int64), upper.indices.astype(np.int64), parent, counts)
+    column_counts(*upper, parent, counts)
     return parent, counts

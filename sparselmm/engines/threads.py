@@ -146,6 +146,11 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+def find_libraries() -> None:
+    """Look for BLAS libraries again: one has been loaded since, and would keep its own number of threads."""
+    _controller.cache_clear()
+
+
 @contextmanager
 def blas_threads(flops: float) -> Iterator[None]:
     """BLAS threads inside: one for few flops a factorisation, else what the user set, or as many as cores are idle.
