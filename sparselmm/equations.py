@@ -15,10 +15,10 @@ import scipy.sparse as sp
 from ._typing import BoolArray, FloatArray, IntArray
 from .banded import Banded
 from .designs import Block, Design, cross_blocks
-from .engines import Pattern
+from .engines import Pattern, sparse_pattern
 from .engines.threads import parallel, row_pieces
 from .fixed import Diffuse, FixedDesign, row_weights
-from .kernels.blocks import add_product, add_scaled, add_to_diagonals, locate, sort_entries, times_transposed
+from .kernels.blocks import add_product, add_scaled, add_to_diagonals, locate, times_transposed
 from .kernels.crossproducts import spread
 from .projected import projected
 from .terms import ModelSpec, RandomTerm, check_residual
@@ -289,15 +289,6 @@ def _pattern(places: list[tuple[IntArray, IntArray]], q: int) -> Pattern:
     diagonal = np.arange(q)
     rows, cols = (np.concatenate([*(place[side].ravel() for place in places), diagonal]) for side in (0, 1))
     return sparse_pattern(rows, cols, q)
-
-
-def sparse_pattern(rows: IntArray, cols: IntArray, q: int) -> Pattern:
-    """CSC pattern, sorted and each entry once, of a lower triangle's entries in any order; negative rows are none."""
-    by_row, indices = np.empty(len(rows), dtype=np.int64), np.empty(len(rows), dtype=np.int64)
-    start, indptr = np.zeros(q + 1, dtype=np.int64), np.zeros(q + 1, dtype=np.int64)
-    rows, cols = (np.ascontiguousarray(x, dtype=np.int64) for x in (rows, cols))
-    nnz = sort_entries(rows, cols, by_row, start, indptr, indices)
-    return Pattern(indptr, indices[:nnz].copy())
 
 
 def destinations(pattern: Pattern, rows: IntArray, cols: IntArray) -> IntArray:

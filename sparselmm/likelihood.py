@@ -19,9 +19,9 @@ import scipy.sparse as sp
 from ._errors import EngineError, ModelError
 from ._typing import FloatArray, IntArray
 from .coefficients import Coefficients, EffectErrors, Inverse
-from .engines import Engine, make_engine
+from .engines import Engine, make_engine, sparse_pattern
 from .engines.threads import by_pieces, row_pieces
-from .equations import CrossProducts, Equations, destinations, sparse_pattern
+from .equations import CrossProducts, Equations, destinations
 from .kernels.blocks import half_moment
 from .marginal import Marginal
 from .parameters import Parameters

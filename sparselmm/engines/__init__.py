@@ -2,7 +2,7 @@
 
 from .._errors import EngineError
 from .absorb import Absorb
-from .base import Blocks, Engine, Pattern
+from .base import Blocks, Engine, Pattern, sparse_pattern
 from .cholmod import Cholmod
 from .choose import by_forecast
 from .supernodal import Supernodal
@@ -25,4 +25,4 @@ def make_engine(name: str, pattern: Pattern, blocks: Blocks = ()) -> Engine:
     return OF_THE_WHOLE[name](pattern)
 
 
-__all__ = ["ENGINES", "Absorb", "Blocks", "Cholmod", "Engine", "Pattern", "Supernodal", "make_engine"]
+__all__ = ["ENGINES", "Absorb", "Blocks", "Cholmod", "Engine", "Pattern", "Supernodal", "make_engine", "sparse_pattern"]

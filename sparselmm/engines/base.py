@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
+import numpy as np
+
 from .._typing import FloatArray, IntArray
+from ..kernels.blocks import sort_entries
 
 NOT_POSITIVE = "the mixed-model equations are not positive definite at these parameters"
 
@@ -29,6 +32,20 @@ class Pattern:
     def nnz(self) -> int:
         """Stored entries, the lower triangle."""
         return len(self.indices)
+
+
+def compressed(rows: IntArray, cols: IntArray, q: int) -> tuple[IntArray, IntArray]:
+    """CSC form of a pattern, indptr (q + 1,) and indices, sorted: entries in any order, each once, negative rows none."""
+    by_row, indices = np.empty(len(rows), dtype=np.int64), np.empty(len(rows), dtype=np.int64)
+    start, indptr = np.zeros(q + 1, dtype=np.int64), np.zeros(q + 1, dtype=np.int64)
+    rows, cols = (np.ascontiguousarray(x, dtype=np.int64) for x in (rows, cols))
+    nnz = sort_entries(rows, cols, by_row, start, indptr, indices)
+    return indptr, indices[:nnz].copy()
+
+
+def sparse_pattern(rows: IntArray, cols: IntArray, q: int) -> Pattern:
+    """The pattern whose lower triangle has these entries."""
+    return Pattern(*compressed(rows, cols, q))
 
 
 class Engine(Protocol):

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.sparse as sp
 
 from .._errors import EngineError
 from .._typing import FloatArray, IntArray
@@ -20,7 +19,7 @@ from ..kernels.supernodal import (
     solve_lower,
     solve_upper,
 )
-from .base import NOT_POSITIVE, Pattern
+from .base import NOT_POSITIVE, Pattern, compressed
 from .cholmod import Ordering, check_memory, order, seconds
 
 BYTES_PER_COLUMN = 64.0  # of the tree and the orders
@@ -101,9 +100,8 @@ class _Wanted:
 def _lay_out(pattern: Pattern, ordering: Ordering, place: IntArray) -> tuple[Panels, IntArray]:
     """Panels of L, and where each value of M lies in them."""
     i, j = place[pattern.indices], place[np.repeat(np.arange(pattern.q), np.diff(pattern.indptr))]
-    entries = np.ones(len(i), np.int8), (np.maximum(i, j), np.minimum(i, j))
-    lower = sp.csc_array(entries, shape=(pattern.q, pattern.q))
-    P = panels(ordering.parent, ordering.counts, lower.indptr.astype(np.int64), lower.indices.astype(np.int64))
+    lower = compressed(np.maximum(i, j), np.minimum(i, j), pattern.q)
+    P = panels(ordering.parent, ordering.counts, *lower)
     return P, _locate(P, i, j)
 
 

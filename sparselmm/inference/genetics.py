@@ -14,8 +14,8 @@ import scipy.sparse as sp
 
 from .._errors import ModelError
 from .._typing import FloatArray
-from ..engines import make_engine
-from ..equations import destinations, sparse_pattern
+from ..engines import make_engine, sparse_pattern
+from ..equations import destinations
 from ..structures import Precision
 from ..structures.known import Known
 from ..structures.pedigree import PedigreePrecision

@@ -10,9 +10,9 @@ import scipy.sparse as sp
 from .._errors import ModelError
 from .._typing import FloatArray
 from ..charts import SIGMA, make_chart
-from ..engines import Pattern
+from ..engines import Pattern, sparse_pattern
 from ..engines.cholmod import Cholmod
-from ..equations import destinations, fitted_values, sparse_pattern
+from ..equations import destinations, fitted_values
 from ..formula import build_spec
 from ..formula.table import open_table
 from ..parameters import Parameters

@@ -7,8 +7,8 @@ import scipy.sparse as sp
 
 import sparselmm as slm
 from sparselmm.datasets import load_dataset
+from sparselmm.engines import sparse_pattern
 from sparselmm.engines.cholmod import Cholmod
-from sparselmm.equations import sparse_pattern
 from sparselmm.kernels.triangular import solve_transposed
 from tests.problems import PROBLEMS
 
