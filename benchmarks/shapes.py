@@ -24,6 +24,7 @@ SIZES = {
     "residual_ar1": 20_000,
     "residual_varident": 20_000,
     "residual_product": 20_000,
+    "two_traits": 20_000,
     "rw1": 20_000,
     "rw2": 20_000,
 }

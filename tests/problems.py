@@ -252,6 +252,13 @@ def animals(rng: np.random.Generator, n: int) -> pd.DataFrame:
     return pd.DataFrame(d | {"animal": np.arange(n), "herd": herd, "y": y})
 
 
+def two_traits(rng: np.random.Generator, n: int) -> pd.DataFrame:
+    """Every other animal of `animals` with two traits below each other: b is 0.8 a and more."""
+    first, second = animals(rng, n), animals(np.random.default_rng(n + 1), n)
+    wide = first.assign(b=0.8 * first.y + 0.6 * second.y).rename(columns={"y": "a"}).iloc[::2]
+    return wide.melt(["x", "animal", "herd"], ["a", "b"], "trait", "y")
+
+
 def field(rng: np.random.Generator, n: int) -> pd.DataFrame:
     """A field of n plots, twice as long as wide (a row may be short): n/3 varieties, AR(1) x AR(1) fertility, noise."""
     rows = int(np.sqrt(n / 2))
@@ -307,6 +314,13 @@ STRUCTURED = {
         _problem("residual_ar1", "y ~ x + (1 | g)", residual_series, residual="ar1(t | g)"),
         _problem("residual_varident", "y ~ x + (1 | g)", residual_series, residual="varident(f)"),
         _problem("residual_product", "y ~ x", residual_series, residual="ar1(t | g) * varident(f)"),
+        _problem(
+            "two_traits",
+            "y ~ 0 + trait + trait:x + (0 + trait | herd) + ped(0 + trait | animal, P)",
+            two_traits,
+            context=pedigree,
+            residual="us(trait | animal)",
+        ),
     ]
 }
 
