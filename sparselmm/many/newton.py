@@ -113,6 +113,16 @@ def scaled_gradients(gradient: FloatArray, hessian: FloatArray) -> FloatArray:
     return np.where(np.isnan(norm), np.inf, np.where(values[:, 0] > -1e-8 * largest, norm, np.maximum(norm, 1.0)))
 
 
+def _shifts(g: FloatArray, gap: FloatArray, most: FloatArray, floor: FloatArray, radius: FloatArray) -> FloatArray:
+    """mu (v,) with |g/(gap + mu)| = radius, at most most + floor."""
+    low, high = 1e-14 * np.maximum(most, floor), most + floor
+    for _ in range(60):
+        middle = np.sqrt(low * high)
+        long = np.linalg.norm(g / (gap + middle[:, None]), axis=1) > radius
+        low, high = np.where(long, middle, low), np.where(long, high, middle)
+    return high
+
+
 def trust_region_steps(gradient: FloatArray, hessian: FloatArray, radius: FloatArray) -> FloatArray:
     """Minimisers of g's + s'Hs/2 in |s| <= radius, (v, k): -(H + mu I)^-1 g, mu >= 0 by bisection of its logarithm.
 
@@ -127,10 +137,7 @@ def trust_region_steps(gradient: FloatArray, hessian: FloatArray, radius: FloatA
     gap = values - np.minimum(values[:, :1], 0.0)
     least = np.where(values[:, 0] > floor, 0.0, floor)
     inside = np.linalg.norm(g / np.maximum(gap + least[:, None], floor[:, None]), axis=1) <= radius
-    low, high = np.full(len(g), 1e-14) * np.maximum(size / radius, floor), size / radius + floor
-    for _ in range(60):
-        middle = np.sqrt(low * high)
-        long = np.linalg.norm(g / (gap + middle[:, None]), axis=1) > radius
-        low, high = np.where(long, middle, low), np.where(long, high, middle)
-    mu = np.where(inside, least, high)
+    mu, far = least, ~inside
+    if far.any():
+        mu[far] = _shifts(g[far], gap[far], size[far] / radius[far], floor[far], radius[far])
     return np.einsum("vij,vj->vi", vectors, -g / np.maximum(gap + mu[:, None], floor[:, None]))

@@ -15,6 +15,8 @@ class Unstructured:
         cols, rows = np.triu_indices(n_effects)
         self._rows: IntArray = rows.astype(np.int64)
         self._cols: IntArray = cols.astype(np.int64)
+        off = rows != cols
+        self._pairs: tuple[IntArray, IntArray] = self._cols[off], self._rows[off]
 
     def names(self, effects: tuple[str, ...], group: str) -> tuple[str, ...]:
         pairs = zip(self._rows, self._cols, strict=True)
@@ -43,17 +45,17 @@ class Unstructured:
 
     def natural_names(self, effects: tuple[str, ...], group: str) -> tuple[str, ...]:
         sds = [f"sd_{e}|{group}" for e in effects]
-        return tuple(sds + [f"cor_{effects[i]}.{effects[j]}|{group}" for i, j in zip(*self._pairs(), strict=True)])
+        return tuple(sds + [f"cor_{effects[i]}.{effects[j]}|{group}" for i, j in zip(*self._pairs, strict=True)])
 
     def to_natural(self, theta: FloatArray) -> FloatArray:
         T = self.factor(theta)
         cov = T @ T.T
-        return np.concatenate([np.sqrt(np.diag(cov)), correlations(cov)[self._pairs()]])
+        return np.concatenate([np.sqrt(np.diag(cov)), correlations(cov)[self._pairs]])
 
     def from_natural(self, natural: FloatArray) -> FloatArray:
         r = self.n_effects
         cor = np.eye(r)
-        cor[self._pairs()] = natural[r:]
+        cor[self._pairs] = natural[r:]
         cor = np.maximum(cor, cor.T) + np.minimum(cor, cor.T) - np.eye(r)
         return (natural[:r, None] * semidefinite_cholesky(cor))[self._rows, self._cols]
 
@@ -73,10 +75,6 @@ class Unstructured:
         units = np.zeros((self.n_params, self.n_effects, self.n_effects))
         units[np.arange(self.n_params), self._rows, self._cols] = 1.0
         return units
-
-    def _pairs(self) -> tuple[IntArray, IntArray]:
-        i, j = np.triu_indices(self.n_effects, 1)
-        return i.astype(np.int64), j.astype(np.int64)
 
 
 register_covariance("us", Unstructured)
