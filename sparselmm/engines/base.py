@@ -35,7 +35,7 @@ class Pattern:
 
 
 def compressed(rows: IntArray, cols: IntArray, q: int) -> tuple[IntArray, IntArray]:
-    """CSC form, indptr (q + 1,) and indices, of a pattern: entries in any order, each once, sorted; negative rows none."""
+    """CSC form, indptr (q + 1,) and indices, of a pattern: entries in any order, each once, sorted; rows < 0: none."""
     by_row, indices = np.empty(len(rows), dtype=np.int64), np.empty(len(rows), dtype=np.int64)
     start, indptr = np.zeros(q + 1, dtype=np.int64), np.zeros(q + 1, dtype=np.int64)
     rows, cols = (np.ascontiguousarray(x, dtype=np.int64) for x in (rows, cols))
