@@ -63,7 +63,7 @@ class Encoding:
     offset_given: bool = False
     weights_column: str | None = None
     strata: TermEncoding | None = None
-    typical: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    typical: Mapping[str, tuple[float | bool, ...]] = field(default_factory=dict)
 
     def fixed(self, newdata: Any) -> Any:
         """All fixed effects of the rows of `newdata`, (n, p), sparse where the fit's are; NaN where a value is missing.
@@ -373,9 +373,9 @@ def _categories(values: pd.Series) -> pd.Index | None:
     return values.cat.categories if isinstance(values.dtype, pd.CategoricalDtype) else None
 
 
-def _typical(values: pd.Series) -> tuple[float, ...]:
-    """The values of a column of numbers where it has two at most, else its mean."""
-    low, high = float(values.min()), float(values.max())
+def _typical(values: pd.Series) -> tuple[float | bool, ...]:
+    """The values of a column of numbers, or of true and false, where it has two at most, else its mean."""
+    low, high = values.min().item(), values.max().item()
     if ((values == low) | (values == high)).all():
         return (low,) if low == high else (low, high)
     return (float(values.mean()),)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..results import Fit
 
 METHODS = ("wald", "profile", "boot")
+STEP = 1e-6  # of central differences through a scale
 
 
 def confint(
@@ -63,7 +64,7 @@ def _ends(value: float, error: float, z: float, scale: Scale) -> tuple[float, fl
     """NaN where there is no standard error."""
     if not np.isfinite(error):
         return np.nan, np.nan
-    step = 1e-6 * abs(value) if value else 1e-6
-    slope = (scale.to(value + step) - scale.to(value - step)) / (2 * step)
-    centre, half = scale.to(value), z * error * slope
+    centre = scale.to(value)
+    step = STEP * max(1.0, abs(centre))
+    half = z * error * 2 * step / (scale.back(centre + step) - scale.back(centre - step))
     return scale.back(centre - half), scale.back(centre + half)

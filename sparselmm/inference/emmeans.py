@@ -110,8 +110,7 @@ def emmeans(
     several; a function such as `poly(x, 2)` is taken of the mean. by: columns within whose levels means are compared.
     An offset is left out. Errors: ModelError for a column that is not in the fixed part, or a model from arrays.
     """
-    wanted = (specs,) if isinstance(specs, str) else tuple(specs)
-    within = () if by is None else (by,) if isinstance(by, str) else tuple(by)
+    wanted, within = _names(specs), _names(() if by is None else by)
     values = reference_grid(fit, at or {})
     for name in (*wanted, *within):
         if name not in values:
@@ -121,6 +120,13 @@ def emmeans(
     shown = tuple(dict.fromkeys((*wanted, *within)))
     levels, L = average(fit, values, shown)
     return MarginalMeans(fit, levels, within, L, ddf_method(fit, ddf), level)
+
+
+def _names(given: Any) -> tuple[str, ...]:
+    names = (given,) if isinstance(given, str) else given
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise ModelError(f"emmeans: names of columns, one or several, not {given!r}")
+    return tuple(names)
 
 
 Adjustment = Callable[[pd.DataFrame, int], FloatArray]

@@ -23,7 +23,7 @@ def reference_grid(fit: "Fit", at: Mapping[str, Any]) -> dict[str, list[Any]]:
     """Column of the table -> its values in the grid.
 
     Levels of factors, means of covariates over the rows used (both values of one that has two), or what `at` says.
-    Errors: ModelError for a name in `at` that the fixed part does not read.
+    Errors: ModelError for a name in `at` that the fixed part does not read, and for no value or a missing one.
     """
     encoding = fit.spec.encoding
     if encoding is None:
@@ -33,12 +33,16 @@ def reference_grid(fit: "Fit", at: Mapping[str, Any]) -> dict[str, list[Any]]:
     for name in at:
         if name not in columns:
             raise ModelError(f"at: '{name}' is not in the fixed part{suggest(str(name), columns)}")
-    return {c: _listed(at[c]) if c in at else _values(fit, c) for c in columns}
+    return {c: _listed(c, at[c]) if c in at else _values(fit, c) for c in columns}
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(column: str, value: Any) -> list[Any]:
+    """A value or several; ModelError for none, and for a missing one."""
     scalar = isinstance(value, str) or not isinstance(value, (Sequence, np.ndarray, pd.Index, pd.Series))
-    return [value] if scalar else list(value)
+    out = [value] if scalar else list(value)
+    if not out or pd.isna(pd.Series(out, dtype=object)).any():
+        raise ModelError(f"at: '{column}' needs a value or several, not {value!r}")
+    return out
 
 
 def _values(fit: "Fit", column: str) -> list[Any]:

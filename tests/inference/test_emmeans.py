@@ -180,3 +180,28 @@ def test_models_without_a_formula_and_grids_without_end():
     fit = slm.lmm(f"y ~ {' + '.join(f'f{j}' for j in range(8))} + (1 | g)", table)
     with pytest.raises(slm.ModelError, match=r"the reference grid has 43,046,721 rows \(f0 9, f1 9"):
         fit.emmeans("f0")
+
+
+def test_a_column_of_true_and_false_keeps_its_values():
+    sleep = load_dataset("sleepstudy").assign(late=lambda t: t.Days > 4)
+    fit = slm.lmm("Reaction ~ late + (1 | Subject)", sleep)
+    table = fit.emmeans("late").table
+    assert table.late.tolist() == [False, True]
+    np.testing.assert_allclose(table.emmean, sleep.groupby("late").Reaction.mean(), rtol=EXACT)
+    overall = fit.emmeans([]).table  # the mean of both, as R's ~ 1
+    np.testing.assert_allclose(overall.emmean, table.emmean.mean(), rtol=EXACT)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"at": {"Days": []}}, r"'Days' needs a value or several, not \[\]"),
+        ({"at": {"Days": [1.0, np.nan]}}, "'Days' needs a value or several"),
+        ({"specs": 3}, "names of columns, one or several, not 3"),
+        ({"by": [1]}, r"names of columns, one or several, not \[1\]"),
+    ],
+)
+def test_what_is_no_grid_is_refused(arguments, message):
+    fit = slm.lmm("Reaction ~ Days + (1 | Subject)", load_dataset("sleepstudy"))
+    with pytest.raises(slm.ModelError, match=message):
+        fit.emmeans(**({"specs": "Days"} | arguments))

@@ -11,6 +11,7 @@ from scipy.stats import norm
 
 import sparselmm as slm
 from sparselmm.datasets import load_dataset
+from sparselmm.inference.confint import _ends, wald_scale
 from sparselmm.inference.profile import Curve
 from sparselmm.inference.profile_paths import scale_of
 from tests import naive
@@ -355,3 +356,10 @@ def test_a_correlation_of_a_series_is_never_worse_than_no_series():
     without = -2 * norm.logpdf(table.y, table.y.mean(), table.y.std(ddof=0)).sum()
     assert (curve.zeta**2 <= without - fit.deviance + 1e-6).all() and curve.value[0] < -0.5
     assert fit.confint("profile", 0.9999).loc["rho_ar1(t)|g", "lower"] == -1.0
+
+
+def test_a_wald_interval_close_to_the_end_of_its_scale():
+    """A correlation of 1 - 5e-7: arctanh has slope 1/(1 - rho^2) there, and no value 1e-6 further on."""
+    low, high = _ends(1 - 5e-7, 1e-7, 1.96, wald_scale("rho_ar1(t)|g"))
+    slope = 1 / (1 - (1 - 5e-7) ** 2)
+    assert (low, high) == pytest.approx(tuple(np.tanh(np.arctanh(1 - 5e-7) + np.array([-1, 1]) * 1.96e-7 * slope)))
