@@ -14,6 +14,7 @@ from ..inference.ranef import effect_errors, effect_table
 from ..results import Fit
 from . import covariances
 from .covariances import Components, term_labels, user_order
+from .predict import predict
 from .stack import Stacked, coefficient_name
 from .summary import summary
 
@@ -174,8 +175,18 @@ class MultiFit:
     def fitted(self) -> pd.DataFrame:
         """X beta + Z b of every trait in every record used, also where it was missing; index: rows of the table."""
         stacked, B = self.stacked, self.fixef.to_numpy()
-        columns = [fitted_values(stacked.wide, beta, self._effects(t)) for t, beta in enumerate(B)]
+        columns = [fitted_values(stacked.wide, beta, self.effects(t)) for t, beta in enumerate(B)]
         return pd.DataFrame(np.column_stack(columns), index=stacked.rows, columns=list(self.traits))
+
+    def predict(
+        self, newdata: Any, *, re: bool | str | Sequence[str] = True, new_levels: str = "population"
+    ) -> pd.DataFrame:
+        """Predicted means of new rows, rows by traits: X beta + Z b, with what the fit knows of their levels.
+
+        re: with all random effects, none, or those of some terms or groups. new_levels: "population" predicts an
+        unknown level with b = 0, "error" refuses it. Traits that were measured in a new row are not read.
+        """
+        return predict(self, newdata, re, new_levels)
 
     def summary(self) -> str:
         """Criterion, variances and correlations of each term, coefficients, and the facts of the fit."""
@@ -205,8 +216,8 @@ class MultiFit:
         table = values[list(self._names)].to_numpy().reshape(len(self.traits), len(every))
         return pd.DataFrame(table * self.stacked.scale[:, None], index=list(self.traits), columns=every)
 
-    def _effects(self, t: int) -> list[FloatArray]:
-        """BLUPs (m, r) of one trait for the terms of the wide model."""
+    def effects(self, t: int) -> list[FloatArray]:
+        """BLUPs (m, r) of trait t, one array for each term of the formula."""
         stacked = self.stacked
         out = [np.zeros((term.n_levels, term.n_effects)) for term in stacked.wide.terms]
         for (k, effects), b in zip(stacked.source, self.fit.estimate.evaluation.b, strict=True):

@@ -157,13 +157,31 @@ def test_independent_slopes_are_terms_of_their_own():
 def test_maternal_effects():
     """ped(1 | animal + dam, P): G of four, direct and maternal of two traits."""
     table, P = animals(missing=0.2, n=160)
-    dams = pd.Series([P.dam_of(a) for a in table.animal]) if hasattr(P, "dam_of") else table.animal.clip(upper=30)
-    table = table.assign(mother=dams.to_numpy())
+    table = table.assign(mother=(table.animal + 1) // 2)
     fit = slm.lmm_multi(PAIR, "~ x + ped(1 | animal + mother, P)", table, context={"P": P})
     X = np.column_stack([np.ones(len(table)), table.x])
     ((Za,), A), ((Zm,), _) = related(table.animal, P), related(table.mother, P)
     dense = Dense(table, PAIR, X, [([Za, Zm], A)])
     criterion_agrees(fit, dense, None)
+
+
+def test_predictions_of_new_rows():
+    """Rows of the fit give its fitted values; an unknown herd counts as zero, or is refused."""
+    table, P = animals(traits=2, missing=0.2, n=160)
+    formula = "~ x + (1 + x || herd) + ped(1 | animal, P)"
+    fit = slm.lmm_multi(PAIR, formula, table, context={"P": P})
+    used = table.loc[fit.fitted.index]
+    found = fit.predict(used.drop(columns=PAIR))
+    pd.testing.assert_frame_equal(found, fit.fitted, rtol=1e-10)
+    fixed = fit.fixef["Intercept"].to_numpy() + np.outer(used.x, fit.fixef["x"])
+    np.testing.assert_allclose(fit.predict(used, re=False), fixed, rtol=1e-10)
+    animal = fit.ranef()["ped(1 | animal, P)"].loc[used.animal].to_numpy()
+    np.testing.assert_allclose(fit.predict(used.assign(herd=99)), fixed + animal, rtol=1e-10)
+    np.testing.assert_allclose(fit.predict(used, re="animal"), fixed + animal, rtol=1e-10)
+    with pytest.raises(slm.DataError, match="herd"):
+        fit.predict(used.assign(herd=99), new_levels="error")
+    with pytest.raises(slm.ModelError, match="new_levels='sample'"):
+        fit.predict(used, new_levels="sample")
 
 
 # --- what never meets, what is missing --------------------------------------------------------------------
@@ -377,9 +395,8 @@ def test_derived_quantities_by_hand():
     assert one["std_error"] == pytest.approx(varpar.iloc[0], rel=1e-5)
 
 
-def test_heritability_errors_are_those_of_one_trait_where_traits_are_independent():
-    """A second trait that is the same records in other noise: block-diagonal information by construction is not to be
-    had, so the single-trait fit's errors are met roughly."""
+def test_heritability_is_near_that_of_one_trait():
+    """A correlated second trait adds little to what complete records say of the first one's heritability."""
     fit = fitted(n=240, missing=0.0, per_animal=2)
     table, P = animals(missing=0.0, per_animal=2, n=240)
     one = slm.lmm("t0 ~ x + (1 | herd) + ped(1 | animal, P)", table, context={"P": P}).heritability()
