@@ -1,5 +1,7 @@
 """Engines: how log|M|, solves and selected inverses are computed."""
 
+from collections.abc import Callable
+
 from .._errors import EngineError
 from .absorb import Absorb
 from .base import Blocks, Engine, Pattern, sparse_pattern
@@ -8,7 +10,7 @@ from .choose import by_forecast
 from .supernodal import Supernodal
 
 ENGINES = ("auto", "absorb", "supernodal", "cholmod", "dense")
-OF_THE_WHOLE = {"supernodal": Supernodal, "cholmod": Cholmod}
+OF_THE_WHOLE: dict[str, Callable[[Pattern], Engine]] = {"supernodal": Supernodal, "cholmod": Cholmod}
 
 
 def make_engine(name: str, pattern: Pattern, blocks: Blocks = ()) -> Engine:
