@@ -26,7 +26,7 @@ from .estimates import NOT_CONVERGED, Estimates, empty
 from .estimates import RUNAWAY as RUNAWAY_REASON
 from .pool import over_responses
 
-DECOMPOSED = 3000  # levels (or rows, if there are fewer) of a kernel: 5 s
+DECOMPOSED = 1000  # levels (or rows, if there are fewer) of a kernel: 1 s; one of 3,000 took 30 s
 RANK = 1e-10  # eigenvalues below this part of the largest are none: rounding of the projection leaves 1e-15
 PRIOR_START = 1e-9  # of t, where a prior on log phi makes phi = 0 impossible
 NEAR = (0.0, 0.01, 0.03, 0.07, 0.13, 0.2, 0.3, 0.42, 0.56, 0.75)  # grid of t = log(1 + phi scale), ICC up to a half
