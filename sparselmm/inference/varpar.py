@@ -56,8 +56,8 @@ def delta_method(fit: "Fit", function: Callable[[FloatArray, float], FloatArray]
     """Covariance matrix (k, k) of function(theta, sigma), (k,), at the estimates: J C J'.
 
     C is twice the inverse of the average information of -2l, in the coordinates of the search. In balanced data the
-    average information of REML is the observed one (Gilmour, Thompson & Cullis 1995); for correlations and rates of
-    series and residuals, where it was off by 30 % on 308 rows, differences of the exact score take its place. What was
+    average information of REML is the observed one (Gilmour, Thompson & Cullis 1995); in models with series or
+    structured residuals, where it was off by 30 % on 308 rows, differences of the exact score take its place. What was
     held and a theta of zero, where no such approximation holds, count as known.
     """
     search = _held_search(fit) if fit.estimate.held else _free_search(fit)
@@ -101,7 +101,7 @@ def _free_search(fit: "Fit") -> _Search:
     k = len(theta)
     inside = (theta != 0.0) & ~at_bounds(theta, fit.likelihood.parameters.bounds())
     cov = np.zeros((k + 1, k + 1))
-    cov[:k, :k][np.ix_(inside, inside)] = 2.0 * np.linalg.pinv(_information(fit)[np.ix_(inside, inside)])
+    cov[:k, :k][np.ix_(inside, inside)] = 2.0 * np.linalg.pinv(_information(fit, inside)[np.ix_(inside, inside)])
     slope = d.cross_log_sigma2 / d.information_log_sigma2
     cov[:k, k] = cov[k, :k] = -cov[:k, :k] @ slope
     cov[k, k] = 2.0 / d.information_log_sigma2 + slope @ cov[:k, :k] @ slope
@@ -109,37 +109,52 @@ def _free_search(fit: "Fit") -> _Search:
     return _Search(x, cov, lambda x: (x[:-1], float(np.exp(0.5 * x[-1]))))
 
 
-def _information(fit: "Fit") -> FloatArray:
-    """AI and curvature, (k, k); the rows of R's parameters by central differences of the score.
+def _information(fit: "Fit", inside: BoolArray) -> FloatArray:
+    """AI and curvature, (k, k); where V is not linear in covariances differences of the score."""
+    if not _is_curved(fit):
+        return fit.estimate.derivatives.hessian
+    score = lambda theta: fit.likelihood.derivatives(theta, reml=fit.reml).gradient  # noqa: E731
+    return _differenced(score, fit.estimate.evaluation.theta, inside)
 
-    Where R is linear in covariances (`linear`), the curvature by its parameters has no part at the optimum.
-    """
-    likelihood, theta = fit.likelihood, fit.estimate.evaluation.theta
-    out = fit.estimate.derivatives.hessian.copy()
-    if getattr(fit.spec.residual, "linear", False):
-        return out
-    for i in range(len(theta))[likelihood.parameters.residual_slice]:
-        unit = np.eye(len(theta))[i] * SCORE_STEP
-        ahead, behind = (likelihood.derivatives(theta + u, reml=fit.reml).gradient for u in (unit, -unit))
-        out[i] = out[:, i] = (ahead - behind) / (2 * SCORE_STEP)
-    return out
+
+def _is_curved(fit: "Fit") -> bool:
+    """Whether some Q or R has parameters, other than covariances in which R is linear (`linear`)."""
+    parameters, residual = fit.likelihood.parameters, fit.spec.residual
+    count = 0 if residual is None or getattr(residual, "linear", False) else residual.n_params
+    return count > 0 or any(Q is not None and Q.n_params for Q in parameters.precisions)
+
+
+def _differenced(score: Callable[[FloatArray], FloatArray], x: FloatArray, inside: BoolArray) -> FloatArray:
+    """Central differences of score(x), (k, k), by the coordinates that are inside; zero by the others."""
+    out = np.zeros((len(x), len(x)))
+    for i in np.flatnonzero(inside):
+        unit = np.eye(len(x))[i] * SCORE_STEP
+        out[i] = (score(x + unit) - score(x - unit)) / (2 * SCORE_STEP)
+    return 0.5 * (out + out.T)
 
 
 def _held_search(fit: "Fit") -> _Search:
     """x of the chart in which the rest was held; empty where all of it was."""
-    chart, optimum = fit.estimate.chart, fit.estimate.optimum
+    chart, optimum, likelihood = fit.estimate.chart, fit.estimate.optimum, fit.likelihood
 
     def model(x: FloatArray) -> tuple[FloatArray, float]:
         theta, sigma = chart.model(x)
         assert sigma is not None
         return theta, sigma
 
+    def score(x: FloatArray) -> FloatArray:
+        theta, sigma = model(x)
+        return chart.pull_back(x, likelihood.derivatives(theta, reml=fit.reml, sigma=sigma))[0]
+
     if optimum is None:
         return _Search(np.zeros(0), np.zeros((0, 0)), model)
-    _, hessian = chart.pull_back(optimum.x, fit.estimate.derivatives)
-    inside = np.ix_(*2 * [~at_bounds(optimum.x, chart.bounds())])
-    cov = np.zeros(hessian.shape)
-    cov[inside] = 2.0 * np.linalg.pinv(hessian[inside])
+    inside = ~at_bounds(optimum.x, chart.bounds())
+    curved = _is_curved(fit)
+    hessian = (
+        _differenced(score, optimum.x, inside) if curved else chart.pull_back(optimum.x, fit.estimate.derivatives)[1]
+    )
+    cov, places = np.zeros(hessian.shape), np.ix_(inside, inside)
+    cov[places] = 2.0 * np.linalg.pinv(hessian[places])
     return _Search(optimum.x, cov, model)
 
 
