@@ -45,7 +45,7 @@ class Absorb:
         self.nnz_factor = int(m * r * (r + 1) // 2 + r * sizes.sum()) + self.tail.nnz_factor
         self.flops = float(m * r**3 / 3.0 + r * (sizes @ sizes)) + self.tail.flops
         self.memory = plan.memory + self.tail.memory
-        self.seconds = PER_EFFECT * m * r * r + PER_UPDATE * float(plan.meetings.columns_work()[-1]) + self.tail.seconds
+        self.seconds = PER_EFFECT * m * r * r + PER_UPDATE * float(plan.meetings.work[-1]) + self.tail.seconds
         self.reason = f"{m:,} levels of {r} absorbed, {self.tail.reason}"
         self._bounds = pieces(self.meetings.levels_work(), GRAIN)
         self._L, self._W = np.zeros((m, r, r)), np.empty((len(self.meetings.tail), r))
@@ -143,7 +143,10 @@ def list_meetings(pattern: Pattern, blocks: Blocks, term: int, counts: IntArray)
     at, level = np.empty(start[-1], narrow), np.empty(start[-1], np.uint32)
     if len(tail):
         kernels.transpose(start, tail, columns, level, at)
-    return Meetings(pattern, lo, hi, r, start, before, place, tail, columns, at, level)
+    work = np.empty(q2, np.int64)
+    kernels.column_work(start, columns, at, level, work)
+    work = np.append(0, np.cumsum(r * work + 1))
+    return Meetings(pattern, lo, hi, r, start, before, place, tail, columns, at, level, work)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,6 +25,7 @@ class Meetings:
 
     start: (m+1,) meetings of a level. before: (m+1,) those with columns left of lo, counted alone; place: where they
     stand in M's values. tail: (meetings,) columns of the tail. columns: (q2+1,), at, level: the same by tail column.
+    work: (q2+1,) cumulative by tail column, updates of S and products with its inverse.
     """
 
     pattern: Pattern
@@ -38,6 +39,7 @@ class Meetings:
     columns: IntArray
     at: AnyArray
     level: AnyArray
+    work: IntArray
 
     @property
     def m(self) -> int:
@@ -52,12 +54,6 @@ class Meetings:
     def levels_work(self) -> IntArray:
         """Cumulative work by level, (m+1,)."""
         return self.r * (self.start + self.r * np.arange(self.m + 1))
-
-    def columns_work(self) -> IntArray:
-        """Cumulative work by column of the tail, (q2+1,): updates of S and products with its inverse."""
-        ends = self.start[1:][self.level] - self.at
-        total = np.concatenate([[0], np.cumsum(ends + np.diff(self.start)[self.level])])
-        return self.r * total[self.columns] + np.arange(self.q2 + 1)
 
 
 class Tail(Protocol):
@@ -88,7 +84,7 @@ class DenseTail:
 
     def __init__(self, meetings: Meetings):
         self.meetings, q2 = meetings, meetings.q2
-        self.bounds = pieces(meetings.columns_work(), GRAIN)
+        self.bounds = pieces(meetings.work, GRAIN)
         self.nnz_factor, self.flops = q2 * (q2 + 1) // 2, q2**3 / 3.0
         self.memory = (12.0 * q2 + 8.0 * WIDTH) * q2
         self.seconds = PER_FLOP * 3.0 * self.flops + PER_ENTRY * q2 * q2
@@ -135,7 +131,7 @@ class SparseTail:
 
     def __init__(self, meetings: Meetings, pattern: Pattern, make: Callable[[Pattern], Forecast]):
         self.meetings, self.pattern, self.engine = meetings, pattern, make(pattern)
-        self.bounds = pieces(meetings.columns_work(), GRAIN)
+        self.bounds = pieces(meetings.work, GRAIN)
         self.reason = f"{pattern.q:,} columns with {pattern.nnz:,} nonzeros left for {self.engine.name}: "
         self.reason += self.engine.reason
         self.nnz_factor, self.flops = self.engine.nnz_factor, self.engine.flops
@@ -177,7 +173,7 @@ def _by_row(pattern: Pattern) -> tuple[IntArray, IntArray, IntArray]:
 
 def schur_pattern(m: Meetings) -> Pattern:
     """The pattern of S: A's, and all pairs of columns that meet in one level."""
-    every, bounds = np.arange(m.q2), pieces(m.columns_work(), GRAIN)
+    every, bounds = np.arange(m.q2), pieces(m.work, GRAIN)
     first = np.append(0, np.cumsum(_rows(m, every, bounds, every, np.empty(0, np.int64))))
     indices = np.empty(first[-1], np.int64)
     _rows(m, every, bounds, first, indices)

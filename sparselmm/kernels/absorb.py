@@ -87,6 +87,17 @@ def transpose(start: IntArray, minor: AnyArray, ends: IntArray, major: AnyArray,
 
 
 @njit(cache=True, nogil=True)
+def column_work(start: IntArray, columns: IntArray, at: AnyArray, level: AnyArray, out: IntArray) -> None:
+    """out_j = updates of column j of S and terms of its products with W: of each of its levels, the rest and all."""
+    for j in range(len(out)):
+        total = 0
+        for k in range(columns[j], columns[j + 1]):
+            i = np.int64(level[k])
+            total += 2 * start[i + 1] - start[i] - np.int64(at[k])
+        out[j] = total
+
+
+@njit(cache=True, nogil=True)
 def _cholesky(i: int, L: FloatArray) -> bool:
     """L_i in place, lower triangle; False where a pivot is not a positive number."""
     r = L.shape[1]

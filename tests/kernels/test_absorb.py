@@ -56,6 +56,8 @@ def test_meetings_are_the_blocks_that_are_not_zero(split):
     np.testing.assert_array_equal(m.level, np.nonzero(meets.T)[1])
     np.testing.assert_array_equal(m.tail[m.at], np.nonzero(meets.T)[0])
     np.testing.assert_array_equal(np.diff(m.before), meets[:, : m.lo].sum(axis=1))
+    pairs = meets.T.astype(int) @ meets  # of columns that one level meets
+    np.testing.assert_array_equal(np.diff(m.work), 1 + m.r * (np.triu(pairs) + pairs).sum(axis=1))
 
 
 def test_eliminate(split):
