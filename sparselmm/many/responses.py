@@ -98,6 +98,8 @@ def open_responses(Y: Any, samples: str | None, layer: str | None, labels: pd.In
 def _open_matrix(Y: Any, samples: str | None) -> _Matrix:
     if hasattr(Y, "to_pandas") and hasattr(Y, "columns"):
         Y = Y.to_pandas()
+    if hasattr(Y, "dims") and hasattr(Y, "indexes"):
+        return _of_xarray(Y)
     if not isinstance(Y, pd.DataFrame):
         return _Matrix(Y if hasattr(Y, "shape") else np.asarray(Y), None, None)
     own = samples is not None and samples in Y.columns
@@ -106,7 +108,15 @@ def _open_matrix(Y: Any, samples: str | None) -> _Matrix:
     odd = [c for c, kind in zip(values.columns, values.dtypes, strict=True) if kind.kind not in "iufb"]
     if odd:
         raise DataError(f"{len(odd)} columns of Y hold no numbers, the first is {odd[0]!r}; drop them or make numbers")
-    return _Matrix(values.to_numpy(), values.columns, labels)
+    nullable = any(pd.api.types.is_extension_array_dtype(kind) for kind in values.dtypes)
+    array = values.to_numpy(dtype=np.float64, na_value=np.nan) if nullable else values.to_numpy()
+    return _Matrix(array, values.columns, labels)
+
+
+def _of_xarray(Y: Any) -> _Matrix:
+    """Labels are those of the dimensions' coordinates, where there are any."""
+    samples, names = (Y.indexes.get(dim) for dim in (*Y.dims, None, None)[:2])
+    return _Matrix(Y.data, names, None if isinstance(samples, pd.RangeIndex) else samples)
 
 
 def regroup(blocks: Iterable[tuple[pd.Index, FloatArray]], size: int) -> Iterator[tuple[pd.Index, FloatArray]]:
@@ -157,7 +167,8 @@ def _check_found(lost: pd.Index, where: str, other: str, way_out: str) -> None:
 
 def _floats(values: Any, order: IntArray | None, names: pd.Index) -> FloatArray:
     """A fresh C-ordered copy with rows in `order`."""
-    array = np.asarray(values)
+    masked = isinstance(values, np.ma.MaskedArray) and values.dtype.kind in "iufb"
+    array = values.astype(np.float64).filled(np.nan) if masked else np.asarray(values)
     if array.dtype.kind not in "iufb":
         raise DataError(f"response '{names[0]}': values of type {array.dtype} are no numbers")
     array = array if order is None else array[order]

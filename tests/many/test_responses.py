@@ -72,6 +72,66 @@ def test_an_iterator_of_blocks(named):
     assert list(slm.lmm_many(ONE, data, arrays).responses) == list(range(V))
 
 
+def test_real_anndata(named, tmp_path):
+    """Dense, sparse, a layer, samples in another order, a view, and files that stay on disk."""
+    anndata = pytest.importorskip("anndata")
+    data, Y = named
+    expected = slm.lmm_many(ONE, data, Y)
+    turned = np.random.default_rng(0).permutation(500)
+    log, genes = Y.to_numpy()[turned], pd.DataFrame(index=Y.columns)
+    adata = anndata.AnnData(sp.csr_matrix(log), obs=data.iloc[turned], var=genes, layers={"log": log})
+    adata.write_h5ad(tmp_path / "file.h5ad")
+    file = anndata.read_h5ad(tmp_path / "file.h5ad", backed="r")
+    for given, layer in ((adata, None), (adata, "log"), (adata[:, :V], "log"), (file, None), (file, "log")):
+        for table in (data, None):
+            fits = slm.lmm_many(ONE, table, given, layer=layer)
+            assert_same(fits, expected)
+            assert list(fits.responses) == list(Y.columns)
+    file.file.close()
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_real_xarray(named, lazy):
+    """Labels of the first dimension are matched: passed over, samples in another order would go wrong."""
+    xarray = pytest.importorskip("xarray")
+    data, Y = named
+    array = xarray.DataArray(Y.to_numpy(), dims=("sample", "gene"), coords={"sample": Y.index, "gene": Y.columns})
+    if lazy:
+        pytest.importorskip("dask.array")
+        array = array.chunk({"sample": 200, "gene": 4})
+    expected = slm.lmm_many(ONE, data, Y)
+    turned = array[np.random.default_rng(0).permutation(500)]
+    for given in (array, turned, iter([turned[:, :2], turned[:, 2:]])):
+        fits = slm.lmm_many(ONE, data, given)
+        assert_same(fits, expected)
+        assert list(fits.responses) == list(Y.columns)
+    bare = xarray.DataArray(Y.to_numpy(), dims=("sample", "gene"))
+    assert_same(slm.lmm_many(ONE, samples(), bare), expected)
+    with pytest.raises(slm.DataError, match="1 samples of the table are not in Y: 's1'"):
+        slm.lmm_many(ONE, data, array.assign_coords(sample=Y.index.where(Y.index != "s1", "t1")))
+
+
+def test_dask_arrays_and_files(named, tmp_path):
+    data, Y = named
+    expected = slm.lmm_many(ONE, data, Y, block=4)
+    dask, h5py = pytest.importorskip("dask.array"), pytest.importorskip("h5py")
+    assert_same(slm.lmm_many(ONE, data, dask.from_array(Y.to_numpy(), chunks=(100, 3)), block=4), expected)
+    with h5py.File(tmp_path / "Y.h5", "w") as file:
+        assert_same(slm.lmm_many(ONE, data, file.create_dataset("Y", data=Y.to_numpy()), block=4), expected)
+
+
+def test_masked_and_nullable_values_are_missing(named):
+    data, Y = named
+    gap = Y.mask((Y.index == "s4")[:, None] & (Y.columns == "gene2"))
+    expected = slm.lmm_many(ONE, data, gap)
+    assert expected.nobs.tolist() == [500, 500, 499, 500, 500, 500]
+    masked = np.ma.masked_array(Y.to_numpy(), mask=gap.isna())
+    for given in (masked, gap.convert_dtypes()):
+        fits = slm.lmm_many(ONE, data, given)
+        assert_same(fits, expected)
+        assert (fits.nobs == expected.nobs).all()
+
+
 def test_rows_that_the_table_lacks_are_left_out_of_y(named):
     data, Y = named
     gaps = data.copy()
