@@ -34,6 +34,9 @@ class Inference:
         warm_up("InstEval")
         (formula, table), _ = arguments("InstEval")
         self.formula, self.table = formula, table
+        warm = slm.lmm(formula, table)
+        warm.summary()
+        warm.ranef(se=True)
         self.fit = slm.lmm(formula, table)
 
     def time_fit(self):
