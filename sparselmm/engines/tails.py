@@ -77,16 +77,13 @@ class Tail(Protocol):
 
 
 class DenseTail:
-    """S = L L' in place; S^-1 beside it when it is asked for.
-
-    memory: a triangle of S, whose other half is not touched, both of S^-1 where `half` is not enough, and a panel.
-    """
+    """S = L L' in place; S^-1 beside it when it is asked for, and a panel."""
 
     def __init__(self, meetings: Meetings):
         self.meetings, q2 = meetings, meetings.q2
         self.bounds = pieces(meetings.work, GRAIN)
         self.nnz_factor, self.flops = q2 * (q2 + 1) // 2, q2**3 / 3.0
-        self.memory = (12.0 * q2 + 8.0 * WIDTH) * q2
+        self.memory = (16.0 * q2 + 8.0 * WIDTH) * q2
         self.seconds = PER_FLOP * 3.0 * self.flops + PER_ENTRY * q2 * q2
         self.reason = f"{q2:,} x {q2:,} left for LAPACK" if q2 else "nothing is left"
         self._S, self._H = np.empty((0, 0)), np.empty((0, 0))

@@ -24,7 +24,7 @@ def _own(b: Blas) -> Blas:
 
 @njit(cache=True, nogil=True)
 def copy_columns(begin: int, end: int, A: FloatArray, out: FloatArray) -> None:
-    """Columns A[j, j:] of the lower triangle: pages of `out` that hold the other one alone are never touched."""
+    """out[j, j:] = A[j, j:], the columns of the lower triangle."""
     for j in range(begin, end):
         out[j, j:] = A[j, j:]
 

@@ -169,7 +169,7 @@ def test_a_sparse_tail_that_takes_longer_is_not_kept(sparse_tails, monkeypatch):
     monkeypatch.setattr(tails, "PER_FLOP", 0.0)
     monkeypatch.setattr(tails, "PER_ENTRY", 0.0)
     assert isinstance(Absorb(pattern, blocks).tail, DenseTail)
-    monkeypatch.setattr(absorb, "available_memory", lambda: 12_000.0)  # a dense S and its inverse take 80,640
+    monkeypatch.setattr(absorb, "available_memory", lambda: 12_000.0)  # a dense S and its inverse take 87,040
     assert isinstance(Absorb(pattern, blocks).tail, SparseTail)
 
 
