@@ -92,8 +92,10 @@ class _Deletion:
 
     def distances(self, change: FloatArray) -> FloatArray:
         """Of changes of beta (c, p)."""
-        solved = sla.solve(self.cov, change.T, assume_a="pos", check_finite=False)
-        return np.asarray((change.T * solved).sum(axis=0) / (change.shape[1] * self.fit.sigma**2))
+        size = np.sqrt(np.diag(self.cov))
+        z = change.T / size[:, None]
+        solved = sla.solve(self.cov / np.outer(size, size), z, assume_a="pos", check_finite=False)
+        return np.asarray((z * solved).sum(axis=0) / (change.shape[1] * self.fit.sigma**2))
 
     def by_row(self) -> FloatArray:
         """Changes of beta, (n, p)."""

@@ -102,6 +102,7 @@ def kenward_roger(fit: "Fit") -> KenwardRoger:
     Phi = np.linalg.inv(at.solution.RX @ at.solution.RX.T)
     information = K - 2.0 * np.einsum("pr,ijpr->ij", Phi, Q)
     information += np.einsum("pr,irs,st,jtp->ij", Phi, P, Phi, P, optimize=True)
+    _check_identified(fit, np.diag(information), np.diag(K))
     W = 2.0 * _inverse(information)
     U = np.einsum("ij,ijpr->pr", W, Q) - np.einsum("ij,ipr,rs,jst->pt", W, P, Phi, P, optimize=True)
     adjusted = Phi + 2.0 * Phi @ U @ Phi
@@ -129,6 +130,19 @@ def _check(fit: "Fit") -> None:
             raise ModelError(
                 f"Kenward-Roger needs a covariance that is linear in its parameters; {term.describe()} has "
                 f"{', '.join(Q.natural_names(term.effects[0], term.name))}" + way_out
+            )
+
+
+def _check_identified(fit: "Fit", information: FloatArray, without: FloatArray) -> None:
+    """ModelError where X leaves nothing of a component's information, to be compared with what it is without X."""
+    terms = [
+        t for t, s in zip(fit.spec.terms, fit.likelihood.parameters.structures, strict=True) for _ in range(s.n_params)
+    ]
+    for term, left, all_of_it in zip(terms, information, without, strict=False):
+        if left <= FLAT * all_of_it:
+            raise ModelError(
+                f"{term.describe()}: the fixed effects take up all of it, so that its variance, and with it every "
+                "standard error, is not determined. Drop it, or some fixed effects"
             )
 
 

@@ -277,3 +277,10 @@ def test_projected_designs_are_those_of_the_textbook():
 def test_without_coefficients_there_is_nothing_to_test(ddf):
     fit = slm.lmm("y ~ 0 + (1 | g)", small())
     assert fit.coef_table(ddf).shape == (0, 5) and fit.anova(ddf=ddf).empty
+
+
+def test_kenward_roger_of_a_term_within_the_fixed_effects():
+    """X'V^-1X and the criterion do not depend on such a variance: whatever is estimated of it is a starting value."""
+    fit = slm.lmm("y ~ C(g) + (1 | g)", small())
+    with pytest.raises(slm.ModelError, match=r"\(1 \| g\): the fixed effects take up all of it"):
+        fit.coef_table("kenward-roger")
