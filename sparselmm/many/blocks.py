@@ -45,7 +45,8 @@ def make_fitter(design: Design, reml: bool, weighted: bool, ddf: bool = True) ->
 def fit_block(
     design: Design, fitter: Fitter, Y: FloatArray, reml: bool, weights: FloatArray | None = None
 ) -> Estimates:
-    """Estimates of the columns of Y (n, v), which is overwritten. weights: (v, n), each response's own.
+    """Estimates of the columns of Y (n, v), which is overwritten. weights: (v, n), each response's own, of which
+    those of missing cells are not read.
 
     A response that is constant, infinite or missing keeps its place in every product, with a stand-in for its
     values, so that the others do not change by a bit.
@@ -56,6 +57,10 @@ def fit_block(
     constant = (least >= largest) & (finite > 0)
     partial = np.flatnonzero((finite < len(Y)) & (finite > 0) & (infinite == 0) & ~constant)
     gaps = Y[:, partial]
+    if weights is not None:
+        weights = np.where(np.isnan(Y.T), 1.0, weights)
+        if not ((weights > 0.0) & (weights < np.inf)).all():
+            raise DataError("weights must be positive and finite: drop such cells by a missing value in Y")
     aside = constant | (finite < len(Y))
     Y[:, aside] = design.spec.y[:, None]
     size = np.maximum(np.abs(least), np.abs(largest))

@@ -88,15 +88,12 @@ def check_weights(weights: FloatArray, source: Source, design: Design, keep: Int
     n = design.n if keep is None else source.n_rows
     if weights.shape != (len(source.names), n):
         raise DataError(f"weights of {len(source.names)} responses and {n} samples, not of shape {weights.shape}")
-    weights = weights if keep is None else weights[:, keep]
-    if not (np.isfinite(weights).all() and (weights > 0.0).all()):
-        raise DataError("weights must be positive and finite: drop such cells by a missing value in Y")
     if not is_general(design):
         raise ModelError(
             "weights of each response need terms over independent levels, such as (1 | g), and no residual structure; "
             "give one weight a sample"
         )
-    return weights
+    return weights if keep is None else weights[:, keep]
 
 
 def check_size(block: Any) -> int:

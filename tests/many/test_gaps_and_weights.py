@@ -44,6 +44,20 @@ def test_weights_and_gaps_together_are_the_single_fit():
     np.testing.assert_allclose(fits.fixef_se[1], single.fixef_se, rtol=SE_RTOL)
 
 
+def test_weights_of_missing_cells_are_not_read():
+    """The error about a weight of zero says to make its cell missing: then there is none."""
+    weights, Y = np.array(golden()["weights"])[:2].copy(), responses()[:, :2].copy()
+    Y[[3, 100], 1] = np.nan
+    expected = slm.lmm_many(ONE, samples(), Y, weights=weights)
+    weights[1, 3], weights[1, 100] = 0.0, np.nan
+    found = slm.lmm_many(ONE, samples(), Y, weights=weights)
+    for what in ("fixef", "fixef_se", "fixef_df", "varpar", "loglik"):
+        np.testing.assert_array_equal(getattr(found, what), getattr(expected, what))
+    weights[0, 3] = 0.0
+    with pytest.raises(slm.DataError, match="drop such cells by a missing value in Y"):
+        slm.lmm_many(ONE, samples(), Y, weights=weights)
+
+
 def spoilt(Y):
     """Six responses of which five cannot be fitted, or not as they are, and why."""
     Y = Y.copy()
