@@ -103,8 +103,9 @@ class Profile:
     @property
     def table(self) -> pd.DataFrame:
         """parameter, value, zeta: a row each node."""
-        parts = [pd.DataFrame({"parameter": k, "value": c.value, "zeta": c.zeta}) for k, c in self.curves.items()]
-        return pd.concat(parts, ignore_index=True)
+        names = np.repeat(np.array(list(self.curves), dtype=object), [len(c.value) for c in self.curves.values()])
+        columns = ((k, np.concatenate([[], *(getattr(c, k) for c in self.curves.values())])) for k in ("value", "zeta"))
+        return pd.DataFrame({"parameter": names, **dict(columns)})
 
     def confint(self, level: float = 0.95) -> pd.DataFrame:
         """lower, upper by parameter. At the end of the parameter space an interval ends there: 0 for a variance."""

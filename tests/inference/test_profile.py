@@ -363,3 +363,9 @@ def test_a_wald_interval_close_to_the_end_of_its_scale():
     low, high = _ends(1 - 5e-7, 1e-7, 1.96, wald_scale("rho_ar1(t)|g"))
     slope = 1 / (1 - (1 - 5e-7) ** 2)
     assert (low, high) == pytest.approx(tuple(np.tanh(np.arctanh(1 - 5e-7) + np.array([-1, 1]) * 1.96e-7 * slope)))
+
+
+def test_where_nothing_is_free_there_are_no_curves():
+    held = {"sd_Intercept|Subject": 30.0, "sigma": 25.0}
+    profile = slm.lmm("Reaction ~ Days + (1 | Subject)", load_dataset("sleepstudy"), fixed=held).profile("varpar")
+    assert list(profile.table) == ["parameter", "value", "zeta"] and profile.table.empty and profile.confint().empty
