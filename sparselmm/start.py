@@ -1,5 +1,7 @@
 """Starting values from the cross-products: moments of the least-squares residual, then EM while it pays."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ._typing import FloatArray
@@ -8,6 +10,7 @@ from .likelihood import Likelihood
 FLOOR, CEILING = 0.2, 1e4  # of a variance ratio: near zero the criterion is flat in T, so do not start there
 EM_STEPS, EM_GAIN = 2, 2.0  # a second EM step only where the first lowered the deviance by this much
 RELATIVE = 1e-14  # rounding of a slope, or of a coefficient that has come to zero
+PROBES = 8  # random vectors for the traces of relationships
 FEW_ROWS = 2.5  # a level: such a term among correlated levels looks like the residual to moments, which ignore Q
 
 
@@ -15,8 +18,9 @@ def moment_ratios(likelihood: Likelihood) -> list[FloatArray]:
     """Variance ratios to sigma^2 of each effect in its conditioned basis, (r,) for each term.
 
     Equates sums of squares of Z_k'W e and of e, e the least-squares residual, to their expectations without the
-    fixed effects' part (Rao 1971, MINQUE at zero ratios), with no negative solution. Terms whose levels are correlated
-    and have FEW_ROWS share what is left of the variance evenly with the residual.
+    fixed effects' part (Rao 1971, MINQUE at zero ratios), with no negative solution. A pedigree's own relationships
+    take part; other terms whose levels are correlated and have FEW_ROWS share what is left of the variance evenly with
+    the residual.
     """
     products = likelihood.products
     sizes = [t.n_effects for t in likelihood.spec.terms]
@@ -39,8 +43,11 @@ def moment_ratios(likelihood: Likelihood) -> list[FloatArray]:
     for where, Zxy in zip(place, products.Zxy, strict=False):
         u[where] = (Zxy[:, :, p] ** 2).sum(axis=0)
     u[last] = products.xy[p, p]
+    related = [k for k in range(len(sizes)) if _relationships(likelihood, k) is not None]
+    for k in related:
+        _add_related(likelihood, k, place, A, u)
     scale = 1.0 / np.sqrt(np.diag(A))
-    weak = [_has_few_rows(likelihood, k) for k in range(len(sizes))]
+    weak = [k not in related and _has_few_rows(likelihood, k) for k in range(len(sizes))]
     told = np.append(np.repeat(~np.array(weak), sizes), True)
     variances = np.zeros(last + 1)
     A, u = scale[:, None] * A * scale, scale * u
@@ -72,6 +79,44 @@ def nonnegative(A: FloatArray, b: FloatArray) -> FloatArray:
             x[~free] = 0.0
         x = y
     return x
+
+
+def _relationships(likelihood: Likelihood, k: int) -> Callable[[FloatArray], FloatArray] | None:
+    """x -> Q^-1 x of term k where that needs no factorisation."""
+    term = likelihood.spec.terms[k]
+    cheap = term.n_effects == 1 and term.Q is not None and term.Q.null_dim == 0 and term.Q.n_params == 0
+    return getattr(term.Q, "covariance_times", None) if cheap else None
+
+
+def _add_related(likelihood: Likelihood, k: int, place: list[slice], A: FloatArray, u: FloatArray) -> None:
+    """The equation of term k with K_k = Z_k Q_k^-1 Z_k' in place of Z_k Z_k': traces by PROBES random signs.
+
+    u_k = e'K_k e, A_kl = tr(K_k P K_l P), with the projection P off X.
+    """
+    products, p, times = likelihood.products, likelihood.products.fixed.p, _relationships(likelihood, k)
+    assert times is not None
+    signs = np.random.default_rng(k).choice([-1.0, 1.0], size=(likelihood.spec.terms[k].n_levels, PROBES))
+    plain, moved = (_projected_gram(likelihood, k, z) for z in (signs, times(signs)))
+    for other, where in enumerate(place):
+        also = _relationships(likelihood, other)
+        seen = plain[other] if also is None else also(plain[other][:, 0])[:, None]
+        A[place[k], where] = (moved[other] * seen).sum(axis=0).mean(axis=1)
+        A[where, place[k]] = A[place[k], where].T
+    A[place[k], -1] = A[-1, place[k]] = (signs * moved[k][:, 0]).sum(axis=0).mean()
+    sums = products.Zxy[k][:, 0, p : p + 1]
+    u[place[k]] = (sums * times(sums)).sum()
+
+
+def _projected_gram(likelihood: Likelihood, k: int, z: FloatArray) -> list[FloatArray]:
+    """Z_l'W P Z_k z for every term l, (m_l, r_l, c), P off the basis of X."""
+    products, p = likelihood.products, likelihood.products.fixed.p
+    C = [np.zeros((t.n_levels, t.n_effects, z.shape[1])) for t in likelihood.equations.terms]
+    C[k][:, 0] = z
+    along = products.Zxy[k][:, 0, :p].T @ z
+    return [
+        g - (x[:, :, :p].reshape(-1, p) @ along).reshape(g.shape)
+        for g, x in zip(likelihood.equations.gram_times(products, C), products.Zxy, strict=True)
+    ]
 
 
 def _has_few_rows(likelihood: Likelihood, k: int) -> bool:

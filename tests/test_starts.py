@@ -8,8 +8,10 @@ import pytest
 from scipy.optimize import minimize, nnls
 
 import sparselmm as slm
+from sparselmm import start as starting
 from sparselmm.dense import DenseLikelihood
 from sparselmm.start import nonnegative
+from tests.herdbook import herd_book
 
 SAME = 1e-8  # relative: one optimum from different starts
 DENSE = 1e-9  # relative: one criterion in two ways
@@ -116,3 +118,37 @@ def test_nonnegative_least_squares_as_scipy_solves_them(n):
         x = nonnegative(A, b)
         assert (x >= 0.0).all()
         assert np.linalg.norm(A @ x - b) == pytest.approx(nnls(A, b)[1], rel=DENSE, abs=DENSE)
+
+
+def test_a_start_from_relationships_is_minque_at_zero(monkeypatch):
+    """Rao's (1971) equations with dense K = ZAZ' and P: e'K_k e = sum tr(K_k P K_l P) s_l; traces by many signs."""
+    monkeypatch.setattr(starting, "PROBES", 4000)
+    data, P = herd_book()
+    data = data.assign(y=data.y + 2.0 * (data.herd % 3))
+    spec = slm.LinearMixedModel("y ~ 1 + (1 | herd) + ped(1 | animal, P)", data, context={"P": P})
+    ours = np.concatenate(starting.moment_ratios(spec.likelihood))
+    animals = P.index(data.animal)
+    A = P.relationship(P.ids).to_numpy()[np.ix_(animals, animals)]
+    herd = np.equal.outer(data.herd.to_numpy(), data.herd.to_numpy()).astype(float)
+    n, y = len(data), data.y.to_numpy()
+    off = np.eye(n) - 1.0 / n
+    kernels = [herd, A, np.eye(n)]
+    expected = np.array([[np.trace(K @ off @ L @ off) for L in kernels] for K in kernels])
+    found = np.array([(off @ y) @ K @ (off @ y) for K in kernels])
+    herds = np.sum(herd**2), np.trace(herd)  # our equation of the herds is without P
+    expected[0], expected[2, 0] = (herds[0], expected[0, 1], herds[1]), herds[1]
+    s = np.linalg.solve(expected, found)
+    assert (s > 0).all()
+    np.testing.assert_allclose(ours, np.clip(s[:2] / s[2], starting.FLOOR, starting.CEILING), rtol=0.1)
+
+
+def test_relationships_start_a_fit_next_to_its_end():
+    """On 2,000 animals of a model that holds the moments come within a few standard errors; equal variances do not."""
+    data, P = herd_book(2000, 100, 4)
+    rng, animal = np.random.default_rng(8), P.index(data.animal)
+    b = np.linalg.cholesky(P.relationship(P.ids).to_numpy()) @ rng.normal(size=len(P))
+    data = data.assign(y=0.5 * b[animal] + rng.normal(size=len(data)))
+    model = slm.LinearMixedModel("y ~ 1 + (1 | herd) + ped(1 | animal, P)", data, context={"P": P})
+    start, far = model.fit(), model.fit(start=[1.0, 1.0])
+    assert start.estimate.optimum.log[0].gradient_norm < 5.0 < far.estimate.optimum.log[0].gradient_norm
+    assert start.deviance == pytest.approx(far.deviance, rel=SAME)

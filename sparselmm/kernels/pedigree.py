@@ -242,6 +242,24 @@ def relationships(
 
 
 @njit(cache=True)
+def relationship_times(parents: IntArray, d: FloatArray, x: FloatArray) -> None:
+    """x = A x = T D T'x, (n, c), in O(n c) (Colleau 2002); parents (n, 2) come before their offspring."""
+    n, c = x.shape
+    for j in range(n - 1, -1, -1):
+        for parent in parents[j]:
+            if parent >= 0:
+                for k in range(c):
+                    x[parent, k] += 0.5 * x[j, k]
+    for j in range(n):
+        for k in range(c):
+            x[j, k] *= d[j]
+        for parent in parents[j]:
+            if parent >= 0:
+                for k in range(c):
+                    x[j, k] += 0.5 * x[parent, k]
+
+
+@njit(cache=True)
 def henderson_entries(parents: IntArray, d: FloatArray, rows: IntArray, cols: IntArray, values: FloatArray) -> int:
     """Lower triangle of sum_j w_j w_j'/d_j, w_j = e_j - e_sire/2 - e_dam/2, with repeated entries; returns how many.
 

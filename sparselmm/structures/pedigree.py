@@ -161,7 +161,7 @@ class Pedigree:
         Q = self._contributions()
         # |B'KB| = |K| |BB'| off the null space, with B = [I, -Q], and |I + QQ'| = |I + Q'Q|
         logdet = -np.log(d).sum() + np.linalg.slogdet(np.eye(Q.shape[1]) + Q.T @ Q)[1]
-        return PedigreePrecision((rows, cols), values, logdet, Q)
+        return PedigreePrecision((rows, cols), values, logdet, Q, (self.parents, d))
 
     def _extended_parents(self) -> IntArray:
         """Parents with unknown ones replaced by their group, numbered from n."""
@@ -186,13 +186,29 @@ class Pedigree:
 
 
 class PedigreePrecision(FixedPrecision):
-    """A^-1 of a pedigree, with a null space [Q; I] where unknown parents have groups; Q: (n, g) contributions."""
+    """A^-1 of a pedigree, with a null space [Q; I] where unknown parents have groups; Q: (n, g) contributions.
+
+    rules: parents (n, 2) and Mendelian variances d (n,), which make A.
+    """
 
     unit_variance = True
 
-    def __init__(self, pattern: tuple[IntArray, IntArray], values: FloatArray, logdet: float, Q: FloatArray):
+    def __init__(
+        self,
+        pattern: tuple[IntArray, IntArray],
+        values: FloatArray,
+        logdet: float,
+        Q: FloatArray,
+        rules: tuple[IntArray, FloatArray],
+    ):
         super().__init__(pattern, values, logdet, null_dim=Q.shape[1])
-        self._contributions = Q
+        self._contributions, self._rules = Q, rules
+
+    def covariance_times(self, x: FloatArray) -> FloatArray:
+        """A x, (n, c); only where there are no groups."""
+        out = np.array(x, dtype=np.float64, order="C")
+        kernels.relationship_times(*self._rules, out)
+        return out
 
     def null_space(self) -> sp.csc_array:
         """An orthonormal basis, (n_levels, null_dim)."""

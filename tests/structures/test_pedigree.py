@@ -102,6 +102,8 @@ def test_inbreeding_can_be_ignored():
     A = ignoring_inbreeding(parents)[np.ix_(P.ids, P.ids)]
     np.testing.assert_allclose(P.inverse() @ A, np.eye(80), atol=INVERSE)
     np.testing.assert_allclose(P.relationship(P.ids), A, atol=EXACT)
+    x = np.random.default_rng(1).normal(size=(len(P), 3))
+    np.testing.assert_allclose(P.precision().covariance_times(x), A @ x, atol=1e-12)
 
 
 def test_precision_is_the_inverse_and_keeps_the_contract():
