@@ -9,11 +9,12 @@ import numpy as np
 from .._errors import DataError, EngineError, ModelError
 from .._typing import FloatArray, IntArray
 from ..kernels.chains import chain_product
-from .limits import LARGEST_ATANH, Bounds, arctanh_or_bound, tanh_or_limit
+from .limits import Bounds
 from .residual_varident import joint_codes
 
 MOST_TRAITS = 60  # a set of traits is the bits of one integer
 LARGEST_RATIO = 1e4  # of a standard deviation to the one it starts from: beyond it the residual variance is zero
+LARGEST_Z = float(np.arctanh(1.0 - 1e-6))  # nearer to a partial correlation of 1 the criterion loses more than it gains
 SINGULAR = 1e-12  # of a unit variance: what is left of a trait that others determine
 
 
@@ -120,7 +121,7 @@ class UnstructuredResidual:
     def bounds(self) -> Bounds:
         """Where a correlation is 1 or -1, or a variance zero beside another, for double precision."""
         ratios = self.start()[: self.n_traits - 1]
-        ends = np.full(len(self.pairs), LARGEST_ATANH)
+        ends = np.full(len(self.pairs), LARGEST_Z)
         reach = np.log(LARGEST_RATIO)
         return np.append(ratios - reach, -ends), np.append(ratios + reach, ends)
 
@@ -140,7 +141,8 @@ class UnstructuredResidual:
     def _correlations(self, rho: FloatArray) -> FloatArray:
         """C (T, T), with +-1 at the bounds."""
         z = self._split(rho)[1]
-        L = self._factor(tanh_or_limit(z), np.where(np.abs(z) >= LARGEST_ATANH, 0.0, 1 / np.cosh(z)))
+        ended = np.abs(z) >= LARGEST_Z
+        L = self._factor(np.where(ended, np.sign(z), np.tanh(z)), np.where(ended, 0.0, 1 / np.cosh(z)))
         return np.asarray(L @ L.T)
 
     def from_natural(self, natural: FloatArray) -> FloatArray:
@@ -291,8 +293,9 @@ class UnstructuredResidual:
                 L[i, j] = p * np.sqrt(rest)
                 rest *= 1.0 - p * p
             L[i, i] = np.sqrt(rest)
-        z = arctanh_or_bound(np.array([out[pair] for pair in self.pairs]))
-        return np.clip(z, -LARGEST_ATANH, LARGEST_ATANH)
+        with np.errstate(divide="ignore"):
+            z = np.arctanh(np.array([out[pair] for pair in self.pairs]))
+        return np.clip(z, -LARGEST_Z, LARGEST_Z)
 
 
 def _text(label: Any) -> str:

@@ -86,10 +86,10 @@ def long_data(n=60, traits=3, seed=4):
 
 
 @pytest.mark.parametrize(
-    "ends", [(0.0, 0.0, 0.0), (4.0, 0.5, -1.0), (0.3, -0.2, 7.0), (9.5, 0.4, 0.2), (-0.4, 0.3, 9.5)]
+    "ends", [(0.0, 0.0, 0.0), (4.0, 0.5, -1.0), (0.3, -0.2, 6.0), (7.2, 0.4, 0.2), (-0.4, 0.3, 7.2)]
 )
 def test_score_near_singular_residuals(ends):
-    """By partial correlations of up to 1 - 1e-8; differences of the criterion, whose rounding grows to 1e-6 there."""
+    """By partial correlations of up to 1 - 1e-6; differences of the criterion, whose rounding grows to 1e-8 there."""
     record, trait, y = long_data()
     residual = UnstructuredResidual(trait, record)
     X = np.eye(3)[trait]
@@ -101,7 +101,7 @@ def test_score_near_singular_residuals(ends):
         found = likelihood.derivatives(theta, reml=reml).gradient
         step = 1e-4
         expected = naive.numeric_gradient(lambda t: likelihood(t, reml=reml).deviance, theta, step)  # noqa: B023
-        loss = 1e-5 / step if max(ends) > 9 else 0.0
+        loss = 1e-7 / step if max(ends) > 7 else 0.0
         np.testing.assert_allclose(found, expected, rtol=GRADIENT_RTOL, atol=1e-4 + loss)
 
 
