@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .._errors import ModelError
-from .._typing import FloatArray
+from .._typing import BoolArray, FloatArray
 from ..formula.names import suggest
 
 if TYPE_CHECKING:
@@ -46,15 +46,19 @@ def read_contrasts(fit: "Fit", L: Any) -> Contrasts:
 
 def estimable(fit: "Fit", rows: FloatArray, names: tuple[str, ...]) -> FloatArray:
     """rows (c, all columns of X) -> (c, p) over the kept ones; ModelError where the data do not say what a row is."""
-    outside = np.abs(rows @ null_space(fit))
-    if outside.size:
-        worst = outside.max(axis=1) > ESTIMABLE * np.abs(rows).max(axis=1)
-        if worst.any():
-            raise ModelError(
-                f"'{names[int(np.argmax(worst))]}' cannot be estimated: {', '.join(fit.dropped_columns)} depends "
-                "linearly on the other columns and was dropped; ask for a combination that the data determine"
-            )
+    lost = undetermined(fit, rows)
+    if lost.any():
+        raise ModelError(
+            f"'{names[int(np.argmax(lost))]}' cannot be estimated: {', '.join(fit.dropped_columns)} depends "
+            "linearly on the other columns and was dropped; ask for a combination that the data determine"
+        )
     return rows[:, fit.likelihood.kept]
+
+
+def undetermined(fit: "Fit", rows: FloatArray) -> BoolArray:
+    """Which combinations of all coefficients (c, p) reach out of the row space of X, (c,)."""
+    outside = np.abs(rows @ null_space(fit)).max(axis=1, initial=0.0)
+    return np.asarray(outside > ESTIMABLE * np.abs(rows).max(axis=1, initial=0.0))
 
 
 def need_dense(fit: "Fit", what: str) -> None:

@@ -1,5 +1,6 @@
 """Predicted means of new rows, with standard errors and intervals, of a fit or of what was saved of one."""
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,12 +10,13 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from .._errors import DataError, ModelError
+from .._errors import DataError, ModelError, SparselmmWarning
 from .._typing import FloatArray
 from ..engines.threads import blas_threads
 from ..fixed import design_matrix
 from ..formula.encode import Encoding
 from .bootstrap import check_level
+from .contrasts import undetermined
 from .new_rows import TermFacts, TermRows, check_policy, term_rows
 from .posterior import Posterior, error_variances
 from .residual_scales import new_residual_scales
@@ -131,7 +133,10 @@ class Predictor:
             term_rows(encoding, newdata, k, coded[k], facts, policy) if k in coded else None
             for k, facts in enumerate(self.facts)
         )  # fmt: skip
-        return PredictionRows(encoding.fixed(newdata), encoding.offset(newdata), tuple(terms))
+        X = encoding.fixed(newdata)
+        if self.fit is not None:
+            _warn_undetermined(self.fit, X)
+        return PredictionRows(X, encoding.offset(newdata), tuple(terms))
 
     def _drawn(self, newdata: Any, rows: "PredictionRows", rng: np.random.Generator) -> FloatArray:
         """z b of the unknown levels, b ~ N(0, sigma^2 G) once for all rows of a level, (n,)."""
@@ -181,6 +186,20 @@ def _rows_used(fit: "Fit", wanted: list[bool]) -> PredictionRows:
     zeros = [(np.zeros((spec.n, t.n_effects)), np.zeros(spec.n, dtype=np.bool_)) for t in spec.terms]
     made = (TermRows(design_matrix(t), *z) if w else None for t, z, w in zip(spec.terms, zeros, wanted, strict=True))
     return PredictionRows(spec.design, np.zeros(spec.n) if spec.offset is None else spec.offset, tuple(made))
+
+
+def _warn_undetermined(fit: "Fit", X: Any) -> None:
+    """SparselmmWarning where a dropped coefficient of dense fixed effects matters in new rows."""
+    if fit.spec.S is not None or not fit.dropped_columns or fit.likelihood.n_fixed != len(fit.likelihood.kept):
+        return
+    count = int(undetermined(fit, X).sum())
+    if count:
+        warnings.warn(
+            f"{count} of {len(X)} rows have a fixed part that the data of the fit do not determine: predictions take "
+            f"the coefficients that were dropped ({', '.join(fit.dropped_columns)}) as zero",
+            SparselmmWarning,
+            stacklevel=6,  # whoever calls Fit.predict
+        )
 
 
 def term_facts(fit: "Fit") -> list[TermFacts]:

@@ -97,3 +97,15 @@ def test_a_term_that_is_left_out_is_not_read():
     np.testing.assert_array_equal(found, fit.predict(table, re="sample"))
     with pytest.raises(slm.ModelError, match="re=None: True, False, or random terms"):
         fit.predict(table, re=None)
+
+
+def test_a_cell_without_rows_is_not_determined():
+    """Of the eight cells with rows every prediction is; of the ninth, whose coefficient was dropped, none is."""
+    table = load_dataset("Machines").assign(b=lambda t: np.tile(["u", "v", "w"], 18))
+    short = table[~((table.Machine == "C") & (table.b == "w"))]
+    fit = slm.lmm("score ~ Machine * b + (1 | Worker)", short)
+    assert len(fit.predict(short, se=True)) == len(short)
+    with pytest.warns(
+        slm.SparselmmWarning, match=r"6 of 54 rows have a fixed part .* \(Machine\[T.C\]:b\[T.w\]\) as zero"
+    ):
+        fit.predict(table)
