@@ -17,6 +17,7 @@ from .._typing import AnyArray
 from ..kernels.families import MISSING
 
 ROWS = 2048  # samples that are transposed at a time, within the cache: 0.37 ms a marker of 100,000 people at once
+CODES = 127  # whole numbers from here on (127, 129, 255, 999) are no counts of alleles
 MAGIC = b"\x6c\x1b\x01"  # of a bed file, marker by marker
 BIM = ["chromosome", "marker", "cm", "position", "allele", "other_allele"]
 
@@ -64,7 +65,9 @@ def open_markers(genotypes: Any, samples: Any = None, markers: Any = None) -> Ma
     if isinstance(genotypes, pd.DataFrame):
         if index is None and not isinstance(genotypes.index, pd.RangeIndex):
             index = genotypes.index
-        return Table(genotypes.to_numpy(), index, genotypes.columns if markers is None else markers)
+        nullable = any(pd.api.types.is_extension_array_dtype(kind) for kind in genotypes.dtypes)
+        values = genotypes.to_numpy(dtype=np.float64, na_value=np.nan) if nullable else genotypes.to_numpy()
+        return Table(values, index, genotypes.columns if markers is None else markers)
     if isinstance(genotypes, np.ndarray):
         return Table(genotypes, index, markers)
     if isinstance(genotypes, Iterable):
@@ -86,7 +89,7 @@ def marker_info(markers: Any, count: int) -> pd.DataFrame:
 
 def by_marker(values: Any, n_samples: int | None = None) -> AnyArray:
     """(samples, k) -> (k, samples) contiguous, int8 or float64. Errors: DataError for other shapes, text, odd codes."""
-    array = np.asarray(values)
+    array = np.asarray(values.astype(np.float64).filled(np.nan) if isinstance(values, np.ma.MaskedArray) else values)
     if array.ndim != 2 or (n_samples is not None and len(array) != n_samples):
         rows = "samples" if n_samples is None else f"{n_samples} samples"
         raise DataError(f"genotypes have shape {array.shape}; {rows} by markers are needed")
@@ -96,16 +99,16 @@ def by_marker(values: Any, n_samples: int | None = None) -> AnyArray:
     for first in range(0, len(array), ROWS):
         out[:, first : first + ROWS] = array[first : first + ROWS].T
     if array.dtype.kind in "iu" and out.dtype != np.int8:
-        check_codes(out.min(axis=1, initial=0.0, where=out != MISSING))
+        check_codes(out.min(axis=1, initial=0.0, where=out != MISSING), out.max(axis=1, initial=0.0))
     return out
 
 
-def check_codes(lowest: AnyArray) -> None:
-    """DataError where the least genotype of a marker (k,) is negative, in bytes or other whole numbers."""
-    if (lowest < 0).any():
+def check_codes(lowest: AnyArray, largest: AnyArray) -> None:
+    """DataError where a marker's least or largest genotype (k,), a whole number, is some other code for missing."""
+    odd = [*lowest[lowest < 0], *largest[(largest >= CODES) & np.isfinite(largest)]]
+    if odd:
         raise DataError(
-            f"genotypes have the whole number {lowest.min():g}: {MISSING} is missing (or NaN in floats), others count "
-            "alleles"
+            f"genotypes have the whole number {odd[0]:g}: {MISSING} is missing (or NaN in floats), others count alleles"
         )
 
 

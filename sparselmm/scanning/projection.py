@@ -151,7 +151,8 @@ class PeopleProducts:
         for t, (j, k) in enumerate(self.pairs):
             gram[:, j, k] = gram[:, k, j] = quadratic[:, t]
         size = np.einsum("kjj->kj", gram).copy()
-        return Products(gram - np.einsum("kjp,klp->kjl", H, H), score, size)
+        with np.errstate(invalid="ignore", over="ignore"):
+            return Products(gram - np.einsum("kjp,klp->kjl", H, H), score, size)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -265,7 +265,7 @@ class _Null:
             parallel(marker_moments, bounds, raw, self.people, count, total, low, high)
             mean = total / np.maximum(count, 1)
         if raw.dtype == np.int8:
-            check_codes(low)
+            check_codes(low, high)
         reason = np.where(low >= high, NO_VARIATION, "").astype(object)
         reason[count == 0] = NO_GENOTYPE
         reason[np.isinf(low) & (count > 0) | np.isinf(high) & (count > 0)] = INFINITE

@@ -66,6 +66,20 @@ def test_every_source_gives_the_same_table(made, null, prefix):
     assert (plink.allele == "A").all() and (plink.other_allele == "C").all()
 
 
+def test_masked_and_nullable_genotypes_are_missing(made, null):
+    frame = slm.scan(null, made.frame, sample="id").table
+    masked = np.ma.masked_array(np.where(np.isnan(made.genotypes), 2, made.genotypes), mask=np.isnan(made.genotypes))
+    named = dict(samples=made.ids, markers=made.frame.columns, sample="id")
+    for given in (masked, masked.astype(np.int8)):
+        pd.testing.assert_frame_equal(slm.scan(null, given, **named).table, frame, rtol=SAME_RTOL)
+    pd.testing.assert_frame_equal(slm.scan(null, made.frame.astype("Int64"), sample="id").table, frame, rtol=SAME_RTOL)
+
+
+def test_values_that_overflow_have_a_reason(made, null):
+    table = slm.scan(null, made.frame * 1e200, sample="id").table
+    assert table.p_value.isna().all() and (table.reason != "").all()
+
+
 def test_a_bar_shows_progress(made, null, capsys):
     slm.scan(null, made.frame, sample="id", progress=True)
     assert "14/14" in capsys.readouterr().out
@@ -111,6 +125,8 @@ def test_damaged_files(null, prefix, damage, message):
         (np.full((75, 2), "A"), {}, "are numbers"),
         (np.full((75, 2), -9, dtype=np.int8), {}, "the whole number -9: -127 is missing"),
         (np.full((75, 2), -1, dtype=np.int32), {}, "the whole number -1: -127 is missing"),
+        (np.full((75, 2), 255, dtype=np.uint8), {}, "the whole number 255: -127 is missing"),
+        (np.full((75, 2), 127, dtype=np.int8), {}, "the whole number 127: -127 is missing"),
         (np.zeros((75, 2)), {"markers": ["a"]}, "1 ids for 2 columns"),
         (np.zeros((75, 2)), {"samples": ["a"]}, "1 ids for genotypes of 75 samples"),
         (np.zeros((75, 2)), {"markers": pd.DataFrame({"id": [1, 2]})}, "needs a column 'marker'"),
