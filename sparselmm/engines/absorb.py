@@ -19,12 +19,12 @@ from .supernodal import Supernodal
 from .tails import GRAIN, DenseTail, Meetings, SparseTail, Tail, density, schur_pattern
 from .threads import parallel, pieces
 
-SMALL_TAIL = 600  # a tail of this order takes LAPACK 2 ms: no sparse factorisation is worth its analysis
+SMALL_TAIL = 600  # a dense tail of this order takes 6 ms with its inverse: a sparse one is not worth its analysis
 FILLED = 0.3  # S this full fills up when it is factorised
 SAMPLE = 100  # columns from which that is judged
 
 # Seconds of a factorisation with its selected inverse, one thread. Measured: 125,066 scalars 5.2 ms,
-# 99,996 levels of 2 effects 7.1 ms; 1.5e8 updates of 22,000 crossed effects 105 ms beside LAPACK.
+# 99,996 levels of 2 effects 7.1 ms; 1.5e8 updates of 22,000 crossed effects 105 ms beside the dense tail.
 PER_EFFECT, PER_UPDATE = 3e-8, 7e-10
 
 
@@ -141,10 +141,10 @@ def list_meetings(pattern: Pattern, blocks: Blocks, term: int, counts: IntArray)
     q2 = pattern.q - (hi - lo)
     columns = np.concatenate([[0], np.cumsum(np.bincount(tail, minlength=q2))]).astype(np.int64)
     at, level = np.empty(start[-1], narrow), np.empty(start[-1], np.uint32)
+    work = np.zeros(q2, np.int64)
     if len(tail):
         kernels.transpose(start, tail, columns, level, at)
-    work = np.empty(q2, np.int64)
-    kernels.column_work(start, columns, at, level, work)
+        kernels.column_work(start, columns, at, level, work)
     work = np.append(0, np.cumsum(r * work + 1))
     return Meetings(pattern, lo, hi, r, start, before, place, tail, columns, at, level, work)
 
@@ -163,7 +163,7 @@ class Plan:
 
     @property
     def is_dense(self) -> bool:
-        """S goes to LAPACK."""
+        """No sparse factor of S is looked at."""
         return self.meetings.q2 <= SMALL_TAIL or self.density >= FILLED
 
 
