@@ -1,4 +1,4 @@
-"""What absorption leaves: the Schur complement S, dense by LAPACK or sparse by another engine."""
+"""What absorption leaves: the Schur complement S, dense or sparse by another engine."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,7 +85,7 @@ class DenseTail:
         self.nnz_factor, self.flops = q2 * (q2 + 1) // 2, q2**3 / 3.0
         self.memory = (16.0 * q2 + 8.0 * WIDTH) * q2
         self.seconds = PER_FLOP * 3.0 * self.flops + PER_ENTRY * q2 * q2
-        self.reason = f"{q2:,} x {q2:,} left for LAPACK" if q2 else "nothing is left"
+        self.reason = f"{q2:,} x {q2:,} left, dense" if q2 else "nothing is left"
         self._S, self._H = np.empty((0, 0)), np.empty((0, 0))
 
     def factorize(self, values: FloatArray, W: FloatArray) -> None:

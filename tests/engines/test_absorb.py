@@ -60,7 +60,7 @@ CASES = {
 
 @pytest.fixture
 def sparse_tails(monkeypatch):
-    """S is kept sparse at any size above 2 and whatever LAPACK would take."""
+    """S is kept sparse at any size above 2 and whatever a dense one would take."""
     monkeypatch.setattr(absorb, "SMALL_TAIL", 2)
     monkeypatch.setattr(absorb, "FILLED", 2.0)
     monkeypatch.setattr(tails, "PER_FLOP", 1.0)
@@ -208,7 +208,7 @@ def test_what_does_not_fit_is_refused_with_figures(monkeypatch, allowed):
     blocks, A = CASES["scalars, absorbed first"]
     answers = iter([1e9] * (2 * allowed - 3) + [1e3] * 9)
     monkeypatch.setattr(absorb, "available_memory", lambda: next(answers))
-    what = "the Schur complement, 8 x 8 left for LAPACK," if allowed == 2 else "30 absorbed levels with .* meetings"
+    what = "the Schur complement, 8 x 8 left, dense," if allowed == 2 else "30 absorbed levels with .* meetings"
     with pytest.raises(EngineError, match=rf'engine="absorb": {what} need about .* GB; 1e-06 GB are free'):
         Absorb(lower_pattern(A), blocks)
 
