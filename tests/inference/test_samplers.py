@@ -27,7 +27,8 @@ def test_a_block_gives_the_numbers_of_each_search(name, reml):
     kept = ~np.isnan(expected).all(axis=0)
     spread = np.nanstd(expected[:, kept], axis=0)
     assert (np.nan_to_num(abs(found - expected)[:, kept]) <= CLOSE * spread).all()
-    assert all(r.singular == own.singular for r, own in zip(together, alone, strict=True) if own.converged)
+    # a search of its own may stop 1e-3 before an edge (three_effects, number 3), where the block goes to it
+    assert all(r.singular >= own.singular for r, own in zip(together, alone, strict=True) if own.converged)
     assert all(r.converged for r in together)
 
 
