@@ -179,11 +179,20 @@ def make_plan(pattern: Pattern, blocks: Blocks) -> Plan:
 
 
 def make_tail(plan: Plan) -> Tail:
-    """Dense where S is small or filled; else S is absorbed again or goes to CHOLMOD, unless that takes longer."""
+    """Dense where S is small or filled; else S is absorbed again or gets a sparse factor, unless that takes longer.
+
+    EngineError where neither fits, or where the sparse one is not installed and the dense one does not fit.
+    """
     dense, m = DenseTail(plan.meetings), plan.meetings
     if not plan.is_dense:
-        sparse = SparseTail(m, schur_pattern(m), lambda pattern: _engine(pattern, plan.rest))
-        if sparse.seconds <= dense.seconds or dense.memory > available_memory():
+        fits = dense.memory <= available_memory()
+        try:
+            sparse = SparseTail(m, schur_pattern(m), lambda pattern: _engine(pattern, plan.rest))
+        except EngineError:
+            if fits:
+                return dense
+            raise
+        if sparse.seconds <= dense.seconds or not fits:
             return sparse
     check_memory(dense.memory, f"the Schur complement, {dense.reason},")
     return dense

@@ -173,6 +173,20 @@ def test_a_sparse_tail_that_takes_longer_is_not_kept(sparse_tails, monkeypatch):
     assert isinstance(Absorb(pattern, blocks).tail, SparseTail)
 
 
+def test_a_sparse_tail_that_cannot_be_had_is_dense_where_that_fits(sparse_tails, monkeypatch):
+    blocks = ((40, 1), (60, 1))
+    pattern = lower_pattern(meeting(blocks, (0,), 0.01))
+
+    def refuse(pattern):
+        raise EngineError("not installed")
+
+    monkeypatch.setattr(absorb, "Supernodal", refuse)
+    assert isinstance(Absorb(pattern, blocks).tail, DenseTail)
+    monkeypatch.setattr(absorb, "available_memory", lambda: 12_000.0)
+    with pytest.raises(EngineError, match="not installed"):
+        Absorb(pattern, blocks)
+
+
 @pytest.mark.parametrize("what", ["a chain", "part of a block", "parts of blocks meet"])
 def test_no_term_to_absorb(what):
     A = meeting(((6, 2),), (0,) if what == "a chain" else (), 0.0)

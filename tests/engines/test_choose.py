@@ -54,6 +54,14 @@ def test_where_everything_fills_the_whole_is_not_looked_at(slow, nothing_whole):
     assert not nothing_whole
 
 
+def test_a_look_at_the_whole_that_takes_longer_than_it_saves_is_not_taken(slow, nothing_whole, monkeypatch):
+    pattern = crossed_and(hub=True)
+    absorbed = Absorb(pattern, CROSSED).seconds
+    for analysis, looks in ((1.01 * choose.SAVED, 0), (0.99 * choose.SAVED, 1)):
+        monkeypatch.setattr(choose, "ANALYSIS", analysis * absorbed / pattern.nnz)
+        assert isinstance(make_engine("auto", pattern, CROSSED), Absorb) and len(nothing_whole) == looks
+
+
 def test_one_level_that_meets_all_does_not_make_every_order_fill(slow):
     engine = make_engine("auto", crossed_and(hub=True), CROSSED)
     assert Absorb(crossed_and(hub=True), CROSSED).plan.density == 1.0
