@@ -13,12 +13,14 @@ from ..kernels.screen import screen
 from ..terms import ROUNDING
 from .common import fit_common
 from .design import Block, Design, residualise
-from .estimates import CONSTANT, EXACT, INFINITE, MISSING, Estimates, empty
+from .estimates import CONSTANT, EXACT, EXTREME, INFINITE, MISSING, Estimates, empty
 from .general import General, is_general
 from .pool import over_responses
 from .ratio import SparseRatio
 from .spectral import Spectral, is_decomposable, is_one_ratio
 from .structured import Structured
+
+LARGEST = 1e140  # of values whose squares can be summed
 
 
 class Fitter(Protocol):
@@ -55,17 +57,19 @@ def fit_block(
     (finite, infinite), (least, largest) = np.empty((2, v), dtype=np.int64), np.empty((2, v))
     over_responses(screen, v, Y, finite, infinite, least, largest)
     constant = (least >= largest) & (finite > 0)
-    partial = np.flatnonzero((finite < len(Y)) & (finite > 0) & (infinite == 0) & ~constant)
+    size = np.maximum(np.abs(least), np.abs(largest))
+    extreme = (finite > 0) & ~constant & ((size > LARGEST) | (size < 1.0 / LARGEST))
+    partial = np.flatnonzero((finite < len(Y)) & (finite > 0) & (infinite == 0) & ~constant & ~extreme)
     gaps = Y[:, partial]
     if weights is not None:
         weights = np.where(np.isnan(Y.T), 1.0, weights)
         if not ((weights > 0.0) & (weights < np.inf)).all():
             raise DataError("weights must be positive and finite: drop such cells by a missing value in Y")
-    aside = constant | (finite < len(Y))
+    aside = constant | extreme | (finite < len(Y))
     Y[:, aside] = design.spec.y[:, None]
-    size = np.maximum(np.abs(least), np.abs(largest))
     out = _fit_complete(fitter, Y, np.where(aside, 0.0, size), weights)
     out.blank(constant, CONSTANT)
+    out.blank(extreme, EXTREME)
     out.blank(infinite > 0, INFINITE)
     out.blank((finite == 0) & (infinite == 0), MISSING)
     out.nobs[:] = finite

@@ -10,6 +10,7 @@ from .._typing import AnyArray, BoolArray, FloatArray, IntArray
 CONSTANT = "the response is constant"
 MISSING = "every value is missing"
 INFINITE = "some values are infinite"
+EXTREME = "values beyond 1e140, or all within 1e-140: their squares are no numbers; use another unit"
 EXACT = "the fixed effects fit the response exactly"
 RUNAWAY = "no minimum: sigma goes to zero"
 NOT_CONVERGED = "the search did not converge"

@@ -59,12 +59,14 @@ def test_weights_of_missing_cells_are_not_read():
 
 
 def spoilt(Y):
-    """Six responses of which five cannot be fitted, or not as they are, and why."""
+    """Responses of which seven cannot be fitted, or not as they are, and why."""
     Y = Y.copy()
     Y[:, 1], Y[:, 2], Y[3, 3], Y[9, 4] = 7.0, np.nan, np.inf, np.nan
     Y[:, 5] = 2.0 * samples()["age"] - 1.0
     Y[4:, 6] = np.nan
-    reasons = {1: "constant", 2: "missing", 3: "infinite", 5: "exactly", 6: "one level"}
+    Y[:, 7] *= 1e200
+    Y[:, 8] *= 1e-200
+    reasons = {1: "constant", 2: "missing", 3: "infinite", 5: "exactly", 6: "one level", 7: "unit", 8: "unit"}
     return Y, reasons
 
 
