@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 import sparselmm as slm
 from sparselmm._typing import FloatArray, IntArray
-from sparselmm.engines import Cholmod, Pattern
+from sparselmm.engines import Cholmod, Engine, Pattern, Supernodal
 from sparselmm.equations import Equations, sparse_pattern
 from sparselmm.formula import build_spec
 from sparselmm.kernels.pedigree import henderson_inverse
@@ -67,9 +67,9 @@ def best(function: Callable[[], object], repeats: int) -> float:
     return min(seconds)
 
 
-def measure(pattern: Pattern, repeats: int) -> tuple[Cholmod, float, float]:
+def measure(pattern: Pattern, repeats: int, make: Callable[[Pattern], Engine]) -> tuple[Engine, float, float]:
     """The engine, seconds of a factorisation, seconds of a selected inverse on the pattern."""
-    engine, (values, cols) = Cholmod(pattern), dominant_values(pattern)
+    engine, (values, cols) = make(pattern), dominant_values(pattern)
     with threadpool_limits(1):
         engine.factorize(values)
         engine.selected_inverse(pattern.indices, cols)
@@ -89,10 +89,14 @@ def main() -> None:
         f"pedigree of {options.animals:,} animals": pedigree(options.animals),
         f"AR(1) x AR(1), {rows} x {columns} plots": lattice(rows, columns),
     }
-    print("| equations | nonzeros of L | factorisation | selected inverse | ratio |\n|---|---|---|---|---|")
+    print(
+        "| equations | engine | nonzeros of L | factorisation | selected inverse | ratio |\n|---|---|---|---|---|---|"
+    )
     for name, pattern in cases.items():
-        engine, first, second = measure(pattern, options.repeats)
-        print(f"| {name} | {engine.nnz_factor:,} | {first:.3f} s | {second:.3f} s | {second / first:.2f} |")
+        for make in (Supernodal, Cholmod):
+            engine, first, second = measure(pattern, options.repeats, make)
+            figures = f"{first:.3f} s | {second:.3f} s | {second / first:.2f}"
+            print(f"| {name} | {engine.name} | {engine.nnz_factor:,} | {figures} |")
 
 
 if __name__ == "__main__":

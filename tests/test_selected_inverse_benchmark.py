@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 
 from benchmarks.selected_inverse import dominant_values, lattice, measure, pedigree
+from sparselmm.engines import Cholmod, Supernodal
 
 ATOL = 1e-12  # entries of the inverse are below one, condition numbers below 100
 
 
+@pytest.mark.parametrize("make", [Supernodal, Cholmod])
 @pytest.mark.parametrize("pattern", [lattice(5, 6), pedigree(400)], ids=["lattice", "pedigree"])
-def test_the_selected_inverse_is_timed_on_the_right_equations(pattern):
-    engine, factorise, select = measure(pattern, 1)
+def test_the_selected_inverse_is_timed_on_the_right_equations(pattern, make):
+    engine, factorise, select = measure(pattern, 1, make)
     values, cols = dominant_values(pattern)
     assert factorise > 0.0 and select > 0.0
     M = np.zeros((pattern.q, pattern.q))

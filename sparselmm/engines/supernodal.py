@@ -1,6 +1,8 @@
 """Our own sparse Cholesky by supernodes, in an ordering of CHOLMOD's: factor, solves, selected inverse."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,17 +18,22 @@ from ..kernels.supernodal import (
     invert,
     panel_places,
     panels,
+    send_to_last,
     solve_lower,
     solve_upper,
 )
+from . import tiles
 from .base import NOT_POSITIVE, Pattern, compressed
 from .cholmod import Ordering, check_memory, order, seconds
+from .threads import blas_threads, by_pieces, pieces
 
 BYTES_PER_COLUMN = 64.0  # of the tree and the orders
 BYTES_PER_ENTRY = 48.0  # an entry of M: values and pattern (here, in CHOLMOD, by rows of L), and its place in L
 # Seconds of a factorisation with its selected inverse, one thread. Measured beside the forecast: 100,000 animals 4.3 s
 # (4.4), a field trial 0.75 (0.75), 50,000 workers in 5,000 firms 0.53 (0.63), lattice of 100 x 200 0.023 (0.035).
 RATES = 2e-7, 4e-8, 2.4e-11
+DENSE = 1000  # columns of the last supernode from which threads share it, and what hangs on it
+SLICES, GRAIN = 8, 1e6  # of its columns; operations in one piece of what hangs on it
 
 
 class Supernodal:
@@ -44,11 +51,10 @@ class Supernodal:
         check_memory(self.memory, self.nnz_factor)
         self._perm, self._place = ordering.perm, np.argsort(ordering.perm)
         self._panels, self._at = _lay_out(pattern, ordering, self._place)
-        self._values, size, widths = np.empty(0), self._panels.size, np.diff(self._panels.first)
+        self._values = np.empty(0)
         self._diagonal = _diagonal(self._panels)
-        self._below = int((widths * (size - widths)).max(initial=0))
-        self._blas, self._places = blas(), np.empty(size.max(initial=0), np.int64)
-        self._piece = np.empty(max(CHUNK, NARROW * int(size.max(initial=0))))
+        self._last, self._bounds, self._slices = _shares(self._panels)
+        self._blas = blas()
         cols = np.repeat(np.arange(pattern.q), np.diff(pattern.indptr))
         self._wanted = _Wanted(pattern.indices, cols, self._at)
 
@@ -60,16 +66,38 @@ class Supernodal:
             self._values = np.empty(self._panels.at[-1])
         self._values[:] = 0.0
         self._values[self._at] = values
-        failed = factorise(self._panels, self._blas, self._values, self._piece, self._places)
+        failed = self._in_parts(factorise, self._bounds, self._panels, self._last, self._blas, self._values)
+        if max(failed, default=-1) >= 0:
+            raise EngineError(NOT_POSITIVE)
+        if self._has_root:
+            self._in_parts(send_to_last, self._slices, self._panels, self._last, self._blas, self._values)
+            tiles.factorise(self._root(self._values))
         pivots = self._values[self._diagonal]
-        if failed >= 0 or not np.isfinite(pivots).all():
+        if not np.isfinite(pivots).all():
             raise EngineError(NOT_POSITIVE)
         self._logdet = 2.0 * float(np.log(pivots).sum())
+
+    @property
+    def _has_root(self) -> bool:
+        """Whether the last supernode is left to threads."""
+        return self._last < len(self._panels.size)
+
+    def _root(self, values: FloatArray) -> FloatArray:
+        """The panel of the last supernode: row j is column j."""
+        width = self._panels.size[-1]
+        return values[len(values) - width * width :].reshape(width, width)
+
+    def _in_parts(self, kernel: Callable[..., Any], bounds: IntArray, *args: Any) -> list[Any]:
+        """By threads below a large last supernode, else whole, with the threads that BLAS has."""
+        if not self._has_root:
+            return by_pieces(kernel, bounds, *args)
+        with blas_threads(0.0):
+            return by_pieces(kernel, bounds, *args)
 
     def solve(self, right: FloatArray) -> FloatArray:
         x = np.ascontiguousarray(right[self._perm], dtype=np.float64)
         count = x[:1].size
-        flat, piece = x.reshape(-1), np.empty(len(self._places) * count)
+        flat, piece = x.reshape(-1), np.empty(self._panels.size.max(initial=0) * count)
         solve_lower(self._panels, self._blas, self._values, flat, count, piece)
         solve_upper(self._panels, self._blas, self._values, flat, count, piece)
         return x[self._place]
@@ -80,8 +108,10 @@ class Supernodal:
     def selected_inverse(self, rows: IntArray, cols: IntArray) -> FloatArray:
         if not self._wanted.same(rows, cols):
             self._wanted = _Wanted(rows, cols, _locate(self._panels, self._place[rows], self._place[cols]))
-        Z, Y = np.empty(len(self._values)), np.empty(self._below)
-        invert(self._panels, self._blas, self._values, Z, Y, self._piece, self._places)
+        Z = np.empty(len(self._values))
+        if self._has_root:
+            tiles.invert(self._root(self._values), self._root(Z))
+        self._in_parts(invert, self._bounds, self._panels, self._blas, self._values, Z)
         return Z[self._wanted.place]
 
 
@@ -103,6 +133,20 @@ def _lay_out(pattern: Pattern, ordering: Ordering, place: IntArray) -> tuple[Pan
     lower = compressed(np.maximum(i, j), np.minimum(i, j), pattern.q)
     P = panels(ordering.parent, ordering.counts, *lower)
     return P, _locate(P, i, j)
+
+
+def _shares(P: Panels) -> tuple[int, IntArray, IntArray]:
+    """The last supernode where threads share it (else how many there are), bounds of trees below it, of its columns."""
+    n = len(P.size)
+    if not n or P.size[-1] < DENSE:
+        return n, np.array([0, n]) if n else np.zeros(1, np.int64), np.zeros(1, np.int64)
+    widths, last = np.diff(P.first), n - 1
+    first_below = P.rows[np.minimum(P.start[:-1] + widths, len(P.rows) - 1)]
+    hangs = (P.owner[first_below] == last) | (widths == P.size)
+    ends = np.append(0, np.flatnonzero(hangs[:last]) + 1)
+    work = np.append(0.0, np.cumsum(widths * P.size.astype(np.float64) ** 2))
+    slices = P.size[-1] * (1.0 - np.sqrt(1.0 - np.linspace(0.0, 1.0, SLICES + 1)))
+    return last, ends[pieces(work[ends], GRAIN)], slices.astype(np.int64)
 
 
 def _diagonal(P: Panels) -> IntArray:

@@ -41,6 +41,12 @@ def blas() -> Blas:
     return Blas(np.array(_addresses(), np.int64), letters, np.empty(6, np.int32), np.empty(2))
 
 
+@njit(cache=True, nogil=True)
+def own_places(b: Blas) -> Blas:
+    """The same with places of its own, for a thread."""
+    return Blas(b.address, b.letter, np.empty(6, np.int32), np.empty(2))
+
+
 def _call_routine(typingctx: Any, address: Any, arguments: Any) -> Any:
     """Call the routine at `address` with a tuple of addresses."""
 

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 
 from .._typing import FloatArray, IntArray
-from .blas import Blas, N, T, factorise_lower, gemm, invert_factor, solve_right
+from .blas import Blas, N, T, factorise_lower, gemm, invert_factor, own_places, solve_right
 from .selinv import LOOPS, Tree, invert_by_loops, supernode_tree
 
 CHUNK, NARROW = 2**17, 64  # entries of an update at a time, about a cache; columns of it at least
@@ -157,10 +157,14 @@ def _send_by_blas(
         done += n
 
 
-@njit(cache=True)
-def factorise(P: Panels, b: Blas, values: FloatArray, piece: FloatArray, places: IntArray) -> int:
-    """L in place of A; returns the first column of the supernode that is not positive definite, or -1."""
-    for s in range(len(P.size)):
+@njit(cache=True, nogil=True)
+def factorise(begin: int, end: int, P: Panels, last: int, b: Blas, values: FloatArray) -> int:
+    """L in place of A for supernodes begin ... end-1 and all below them; supernode `last` is sent nothing.
+
+    Returns the first column of a supernode that is not positive definite, or -1.
+    """
+    b, piece, places = own_places(b), np.empty(_longest(P)), np.empty(P.size.max(), np.int64)
+    for s in range(begin, end):
         width, size, at = P.first[s + 1] - P.first[s], P.size[s], P.at[s]
         small = width * size * size < LOOPS
         if small:
@@ -173,13 +177,53 @@ def factorise(P: Panels, b: Blas, values: FloatArray, piece: FloatArray, places:
         k, lo = width, P.start[s]
         while k < size:
             a = P.owner[P.rows[lo + k]]
-            columns = _relative(P, lo + k, lo + size, a, places)
-            if small:
-                _send_by_loops(P, s, a, k, columns, places, values)
-            else:
-                _send_by_blas(P, s, a, k, columns, places, values, b, piece)
-            k += columns
+            if a == last:
+                break
+            k += _send(P, s, a, k, P.size[a], small, places, values, b, piece)
     return -1
+
+
+@njit(cache=True, nogil=True)
+def send_to_last(begin: int, end: int, P: Panels, last: int, b: Blas, values: FloatArray) -> None:
+    """Updates of columns begin ... end-1 of supernode `last` by all below it."""
+    b, piece, places = own_places(b), np.empty(_longest(P)), np.empty(P.size.max(), np.int64)
+    for s in range(last):
+        lo, hi = P.start[s], P.start[s + 1]
+        if P.rows[hi - 1] < P.first[last] + begin:
+            continue
+        width = P.first[s + 1] - P.first[s]
+        k = width + np.searchsorted(P.rows[lo + width : hi], P.first[last] + begin)
+        columns = np.searchsorted(P.rows[lo + k : hi], P.first[last] + end)
+        if columns > 0:
+            _send(P, s, last, k, columns, width * (hi - lo) ** 2 < LOOPS, places, values, b, piece)
+
+
+@njit(cache=True)
+def _longest(P: Panels) -> int:
+    """Entries of the largest piece of an update."""
+    return max(CHUNK, NARROW * P.size.max())
+
+
+@njit(cache=True)
+def _send(
+    P: Panels,
+    s: int,
+    a: int,
+    k: int,
+    most: int,
+    small: bool,
+    places: IntArray,
+    values: FloatArray,
+    b: Blas,
+    piece: FloatArray,
+) -> int:
+    """The update of supernode a, from row k of s on, `most` columns of it at most; returns how many."""
+    columns = min(most, _relative(P, P.start[s] + k, P.start[s + 1], a, places))
+    if small:
+        _send_by_loops(P, s, a, k, columns, places, values)
+    else:
+        _send_by_blas(P, s, a, k, columns, places, values, b, piece)
+    return columns
 
 
 @njit(cache=True, inline="always")
@@ -290,12 +334,14 @@ def _ask_by_blas(P: Panels, s: int, b: Blas, Y: FloatArray, Z: FloatArray, place
         k += columns
 
 
-@njit(cache=True)
-def invert(
-    P: Panels, b: Blas, values: FloatArray, Z: FloatArray, Y: FloatArray, piece: FloatArray, places: IntArray
-) -> None:
-    """Z = the entries of A^-1 on the pattern of L (lower triangles), in panels as those of L."""
-    for s in range(len(P.size) - 1, -1, -1):
+@njit(cache=True, nogil=True)
+def invert(begin: int, end: int, P: Panels, b: Blas, values: FloatArray, Z: FloatArray) -> None:
+    """Z = the entries of A^-1 on the pattern of L (lower triangles), in panels as those of L.
+
+    For supernodes begin ... end-1, when those above have theirs.
+    """
+    b, piece, places, Y = own_places(b), np.empty(_longest(P)), np.empty(P.size.max(), np.int64), np.empty(_widest(P))
+    for s in range(end - 1, begin - 1, -1):
         width, size, at = P.first[s + 1] - P.first[s], P.size[s], P.at[s]
         if width * size * size < LOOPS:
             _ask_by_loops(P, s, Z, places, piece)
@@ -312,3 +358,10 @@ def invert(
             solve_right(b, N, below, width, values, at, size, Y, 0, below)
             _ask_by_blas(P, s, b, Y, Z, places, piece)
             gemm(b, T, N, width, width, below, -1.0, Y, 0, below, Z, at + width, size, 1.0, Z, at, size)
+
+
+@njit(cache=True)
+def _widest(P: Panels) -> int:
+    """Entries of the largest panel below its diagonal block."""
+    widths = P.first[1:] - P.first[:-1]
+    return (widths * (P.size - widths)).max()

@@ -4,22 +4,15 @@ A panel K is columns lo ... hi-1 of a column-major (n, n) matrix, flat, whose lo
 end-1 of the rows below it have `height` each. BLAS does the work, each call in the thread that makes it.
 """
 
-import numpy as np
 from numba import njit
 
 from .._typing import FloatArray
-from .blas import Blas, N, T, gemm, solve_right, symm
+from .blas import Blas, N, T, gemm, own_places, solve_right, symm
 
 # n = 3,706, one thread: factor 365 ms and inverse 680 ms, LAPACK 321 and 689; with panels of 128 and tiles of 128
 # rows 430 and 780, of 256 and 512 369 and 715.
 WIDTH, HEIGHT = 192, 384  # of a panel, of a tile at most
 STRIP = 64  # columns of a diagonal block at a time, of which only what is below the diagonal is computed
-
-
-@njit(cache=True, nogil=True)
-def _own(b: Blas) -> Blas:
-    """Places for the arguments of one thread."""
-    return Blas(b.address, b.letter, np.empty(6, np.int32), np.empty(2))
 
 
 @njit(cache=True, nogil=True)
@@ -32,7 +25,7 @@ def copy_columns(begin: int, end: int, A: FloatArray, out: FloatArray) -> None:
 @njit(cache=True, nogil=True)
 def take_left(begin: int, end: int, b: Blas, height: int, n: int, lo: int, hi: int, A: FloatArray) -> None:
     """A_IK -= L_I L_K' with the columns left of panel K: tile 0 is A_KK, the others are those of the rows below."""
-    own = _own(b)
+    own = own_places(b)
     for t in range(begin, end):
         if t == 0:
             for j in range(lo, hi, STRIP):
@@ -57,7 +50,7 @@ def divide(
     X: FloatArray,
 ) -> None:
     """X_I = X_I L_KK^-1, transposed: X_I L_KK^-T, for tiles I of the rows from hi on; X (n, hi-lo) begins at `at`."""
-    own = _own(b)
+    own = own_places(b)
     for t in range(begin, end):
         i = hi + t * height
         m = min(height, n - i)
@@ -67,7 +60,7 @@ def divide(
 @njit(cache=True, nogil=True)
 def below(begin: int, end: int, b: Blas, height: int, n: int, lo: int, hi: int, Y: FloatArray, Z: FloatArray) -> None:
     """Z_IK = -Z_I Y for tiles I of the rows from hi on: left of the diagonal tile, on it, and above it, transposed."""
-    own = _own(b)
+    own = own_places(b)
     for t in range(begin, end):
         i = hi + t * height
         m, w = min(height, n - i), hi - lo
@@ -81,7 +74,7 @@ def below(begin: int, end: int, b: Blas, height: int, n: int, lo: int, hi: int, 
 @njit(cache=True, nogil=True)
 def on_the_diagonal(begin: int, end: int, b: Blas, n: int, lo: int, hi: int, Y: FloatArray, Z: FloatArray) -> None:
     """Z_KK -= Y' Z_RK with the rows R from hi on, strips of STRIP columns, from their diagonal down."""
-    own = _own(b)
+    own = own_places(b)
     for t in range(begin, end):
         j = lo + t * STRIP
         w = min(STRIP, hi - j)
