@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .._errors import SparselmmWarning
+from .._errors import ModelError, SparselmmWarning
 from .._typing import BoolArray, FloatArray
 from ..engines.threads import blas_threads
 from ..structures.limits import at_bounds
@@ -68,6 +68,11 @@ def satterthwaite(fit: "Fit") -> Satterthwaite:
         information, slopes = _held(fit) if fit.estimate.held else _free(fit)
     inside = _inside(fit, len(information))
     information, slopes = information[np.ix_(inside, inside)], slopes[inside]
+    if not (np.isfinite(information).all() and np.isfinite(slopes).all()):
+        raise ModelError(
+            "Satterthwaite: the criterion has no curvature to be computed at these estimates, too near the edge of the "
+            "parameter space; ddf='wald' takes the variances as known"
+        )
     return Satterthwaite(fit.vcov.to_numpy(), slopes, 2.0 * _inverse(information))
 
 

@@ -101,7 +101,7 @@ def _free_search(fit: "Fit") -> _Search:
     k = len(theta)
     inside = (theta != 0.0) & ~at_bounds(theta, fit.likelihood.parameters.bounds())
     cov = np.zeros((k + 1, k + 1))
-    cov[:k, :k][np.ix_(inside, inside)] = 2.0 * np.linalg.pinv(_information(fit, inside)[np.ix_(inside, inside)])
+    cov[:k, :k] = _covariance(_information(fit, inside), inside)
     slope = d.cross_log_sigma2 / d.information_log_sigma2
     cov[:k, k] = cov[k, :k] = -cov[:k, :k] @ slope
     cov[k, k] = 2.0 / d.information_log_sigma2 + slope @ cov[:k, :k] @ slope
@@ -153,9 +153,15 @@ def _held_search(fit: "Fit") -> _Search:
     hessian = (
         _differenced(score, optimum.x, inside) if curved else chart.pull_back(optimum.x, fit.estimate.derivatives)[1]
     )
-    cov, places = np.zeros(hessian.shape), np.ix_(inside, inside)
-    cov[places] = 2.0 * np.linalg.pinv(hessian[places])
-    return _Search(optimum.x, cov, model)
+    return _Search(optimum.x, _covariance(hessian, inside), model)
+
+
+def _covariance(information: FloatArray, inside: BoolArray) -> FloatArray:
+    """Twice the inverse by the coordinates inside, zero by the others; NaN where the information is not finite."""
+    out, places = np.zeros(information.shape), np.ix_(inside, inside)
+    known = bool(np.isfinite(information[places]).all())
+    out[places] = 2.0 * np.linalg.pinv(information[places]) if known else np.nan
+    return out
 
 
 @np.errstate(invalid="ignore")  # a rate that is infinite on both sides

@@ -1,5 +1,7 @@
 """Variance parameters on the natural scale and their standard errors."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -255,3 +257,14 @@ def test_errors_of_series_are_those_of_the_observed_information(seed, held):
     np.testing.assert_allclose(
         fit.varpar_se[keep], observed_errors(fit.spec.y, X, free_V, x[keep], True), rtol=ERROR_RTOL
     )
+
+
+def test_information_that_is_not_finite_gives_missing_errors(monkeypatch):
+    """At the end of a search that got lost: no error from LAPACK, no degrees of freedom out of nothing."""
+    table, _ = series(1)
+    fit = slm.lmm("y ~ x + ar1(0 + t | s)", table)
+    lost = replace(fit.likelihood.derivatives(fit.theta.to_numpy()), gradient=np.full(2, np.nan))
+    monkeypatch.setattr(fit.likelihood, "derivatives", lambda *args, **options: lost)
+    assert fit.varpar_se.isna().all() and fit.confint("wald", which="varpar").isna().all(axis=None)
+    with pytest.raises(slm.ModelError, match="Satterthwaite: the criterion has no curvature"):
+        fit.coef_table("satterthwaite")
