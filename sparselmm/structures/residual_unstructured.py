@@ -13,8 +13,9 @@ from .limits import Bounds
 from .residual_varident import joint_codes
 
 MOST_TRAITS = 60  # a set of traits is the bits of one integer
-LARGEST_RATIO = 1e4  # of a standard deviation to the one it starts from: beyond it the residual variance is zero
+LARGEST_RATIO = 1e3  # of a standard deviation to the one it starts from: beyond it the residual variance is zero
 LARGEST_Z = float(np.arctanh(1.0 - 1e-6))  # nearer to a partial correlation of 1 the criterion loses more than it gains
+SMALLEST_PIVOT = 3e-5  # of L, the rest of a standard deviation given other traits: below it the criterion is rounding
 SINGULAR = 1e-12  # of a unit variance: what is left of a trait that others determine
 
 
@@ -271,7 +272,7 @@ class UnstructuredResidual:
             at = np.nonzero(there[which])[1].reshape(-1, d)
             Q, H = np.linalg.qr(root[at].transpose(0, 2, 1))
             diagonal = np.abs(np.einsum("sdd->sd", H))
-            if not (np.isfinite(H).all() and (diagonal > 0.0).all()):
+            if not (diagonal > SMALLEST_PIVOT * np.linalg.norm(root[at], axis=2)).all():
                 raise EngineError(f"residual {self.label}: R is singular to rounding")
             inverse = np.linalg.inv(H)
             K[which[:, None, None], at[:, :, None], at[:, None, :]] = inverse @ inverse.transpose(0, 2, 1)
