@@ -34,7 +34,7 @@ def compare(*fits: "Fit", refit: bool = True, test: bool = True) -> pd.DataFrame
     must span one space. test: False gives the table of AIC and BIC for models that are not nested.
     Errors: ModelError for different rows or responses, and for models that are not nested.
     """
-    if len(fits) < 2:
+    if len(fits) < 2 or not all(hasattr(fit, "spec") for fit in fits):
         raise ModelError("compare needs two fits or more: slm.compare(fit1, fit2)")
     _check_rows(fits)
     again = refit and any(fit.reml for fit in fits)

@@ -92,14 +92,14 @@ def _named(fit: "Fit", columns: Any, weights: Any) -> FloatArray:
         if name not in known:
             shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
             raise ModelError(f"no fixed effect '{name}' (there are {shown}){suggest(str(name), known)}")
-    numbers = _numbers(weights)
-    out = np.zeros((len(numbers), len(known)))
-    out[:, [known.index(name) for name in columns]] = numbers
+    given = numbers(weights)
+    out = np.zeros((len(given), len(known)))
+    out[:, [known.index(name) for name in columns]] = given
     return out
 
 
 def _shaped(fit: "Fit", L: Any) -> FloatArray:
-    rows, p = _numbers(L), len(fit.spec.fixed_names)
+    rows, p = numbers(L), len(fit.spec.fixed_names)
     rows = rows[None, :] if rows.ndim == 1 else rows
     if rows.ndim != 2 or rows.shape[1] != p or len(rows) == 0:
         raise ModelError(
@@ -109,13 +109,14 @@ def _shaped(fit: "Fit", L: Any) -> FloatArray:
     return rows
 
 
-def _numbers(values: Any) -> FloatArray:
+def numbers(values: Any, what: str = "L") -> FloatArray:
+    """`values` as finite numbers; ModelError where they are none."""
     try:
         out = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ModelError(f"the weights of a contrast are numbers, not {values!r}") from error
+        raise ModelError(f"the values of {what} are numbers, not {values!r}") from error
     if not np.isfinite(out).all():
-        raise ModelError("a weight of a contrast is missing or infinite")
+        raise ModelError(f"a value of {what} is missing or infinite")
     return out
 
 

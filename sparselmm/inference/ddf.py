@@ -5,7 +5,7 @@ those in the model, in the order of `fit.vcov`.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 AFFORDABLE = 3e10  # floating-point operations that a default may cost beside a fit: 3 to 10 s on two cores
 
 
+@runtime_checkable
 class Method(Protocol):
     """Tests of linear functions of the coefficients, with the covariance of which standard errors are made."""
 
@@ -55,10 +56,10 @@ def ddf_method(fit: "Fit", ddf: "str | Method | None" = None) -> Method:
     ddf: "satterthwaite", "kenward-roger", "wald", None, or a method from an earlier call.
     Errors: ModelError for an unknown name, and what the method itself refuses.
     """
-    if ddf is not None and not isinstance(ddf, str):
+    if isinstance(ddf, Method):
         return ddf
-    name = ddf or default_method(fit)
-    if name not in METHODS:
+    name = default_method(fit) if ddf is None else ddf
+    if not isinstance(name, str) or name not in METHODS:
         raise ModelError(f"ddf={ddf!r}: one of {', '.join(map(repr, METHODS))}, or None")
     estimate = fit.estimate
     key = (name, estimate.reml, estimate.evaluation.theta.tobytes(), fit.sigma, tuple(estimate.held.items()))

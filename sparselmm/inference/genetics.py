@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from numbers import Real
@@ -53,6 +53,8 @@ class Components:
     def weights(self, wanted: Names) -> Weights:
         """Coefficients of the components; ModelError for one that is not there."""
         given = {wanted: 1.0} if isinstance(wanted, str) else wanted
+        if not isinstance(given, Iterable):
+            raise ModelError(f"{given!r} names no variance components; this model has {', '.join(self.names)}")
         coefficients = given if isinstance(given, Mapping) else dict.fromkeys(given, 1.0)
         out = np.zeros(len(self.names))
         for name, coefficient in coefficients.items():

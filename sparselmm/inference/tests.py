@@ -8,8 +8,9 @@ from scipy import stats
 
 from .._errors import ModelError
 from .._typing import FloatArray
+from .bootstrap import check_level
 from .coef_table import contrast_table
-from .contrasts import read_contrasts
+from .contrasts import numbers, read_contrasts
 from .ddf import Method, ddf_method
 from .hypotheses import term_hypotheses
 from .wald import FTest
@@ -71,15 +72,14 @@ def f_tail(found: FTest) -> float:
 
 def with_interval(table: pd.DataFrame, level: float) -> pd.DataFrame:
     """The table with lower and upper: estimate -+ t quantile of its df times its std_error."""
-    if not 0.0 < level < 1.0:
-        raise ModelError(f"level={level!r}: a probability between 0 and 1, such as 0.95")
+    check_level(level)
     half = stats.t.ppf(0.5 + level / 2, table.df) * table.std_error
     return table.assign(lower=table.estimate - half, upper=table.estimate + half)
 
 
 def _right_side(rhs: Any, c: int) -> FloatArray:
-    out = np.asarray(rhs, dtype=np.float64)
-    if out.shape not in ((), (c,)) or not np.isfinite(out).all():
+    out = numbers(rhs, "rhs")
+    if out.shape not in ((), (c,)):
         raise ModelError(f"rhs has shape {out.shape} for {c} contrasts: a number, or one for each")
     return np.full(c, out) if out.ndim == 0 else out
 

@@ -267,3 +267,16 @@ def test_units_of_covariates_do_not_matter():
         one, two = (slm.lmm("value ~ treatment * age * hr + (1 | id)", t).anova(which) for t in (table, scaled))
         np.testing.assert_allclose(two.F, one.F, rtol=F_RTOL)
         assert list(two.num_df) == list(one.num_df)
+
+
+def test_arguments_of_another_kind():
+    fit = slm.lmm("Reaction ~ Days + (1 | Subject)", load_dataset("sleepstudy"))
+    for ask, message in {
+        lambda: fit.coef_table(3): "ddf=3: one of 'satterthwaite'",
+        lambda: fit.test({"Days": 1.0}, "a"): "the values of rhs are numbers, not 'a'",
+        lambda: fit.test({"Days": 1.0}, joint=False, level="a"): "level='a': a number between 0 and 1",
+        lambda: slm.compare(fit, "a"): "compare needs two fits or more",
+        lambda: fit.variance_ratio(None): "None names no variance components; this model has Intercept|Subject",
+    }.items():
+        with pytest.raises(slm.ModelError, match=re.escape(message)):
+            ask()
