@@ -71,14 +71,13 @@ class Together:
     """
 
     alone: OneByOne
-    design: Design
     fitter: Fitter
     size: int
 
     def replicates(self, numbers: Sequence[int]) -> list[Replicate]:
         """Those with these numbers."""
         Y = np.column_stack([self.alone.draw(i) for i in numbers])
-        found = fit_block(self.design, self.fitter, Y.copy(order="K"), self.alone.fit.reml)
+        found = fit_block(self.fitter, Y.copy(order="K"))
         values = np.column_stack([found.beta, found.varpar, found.sigma]).tolist()
         return [
             Replicate(i, tuple(values[j]), True, bool(found.is_singular[j]))
@@ -95,13 +94,13 @@ def make_sampler(fit: "Fit", effects: str, seed: int) -> OneByOne | Together:
         return alone
     design = Design(fit.spec)
     if is_one_ratio(design) and fit.spec.q <= DECOMPOSED:
-        fitter: Fitter = Spectral(design, fit.reml)
+        fitter: Fitter = Spectral(design, fit.reml, ddf=False)
     elif is_general(design):
         fitter = General(design, fit.reml, ddf=False)
         fitter.starts = np.vstack([fit.estimate.evaluation.theta, fitter.starts])
     else:
         return alone
-    return Together(alone, design, fitter, int(np.clip(CELLS // fit.nobs, 1, TOGETHER)))
+    return Together(alone, fitter, int(np.clip(CELLS // fit.nobs, 1, TOGETHER)))
 
 
 def _is_for_many(fit: "Fit") -> bool:

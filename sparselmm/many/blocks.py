@@ -44,9 +44,7 @@ def make_fitter(design: Design, reml: bool, weighted: bool, ddf: bool = True) ->
     return SparseRatio(design, reml, ddf) if is_one_ratio(design) else Structured(design, reml, ddf)
 
 
-def fit_block(
-    design: Design, fitter: Fitter, Y: FloatArray, reml: bool, weights: FloatArray | None = None
-) -> Estimates:
+def fit_block(fitter: Fitter, Y: FloatArray, weights: FloatArray | None = None) -> Estimates:
     """Estimates of the columns of Y (n, v), which is overwritten. weights: (v, n), each response's own, of which
     those of missing cells are not read.
 
@@ -66,7 +64,7 @@ def fit_block(
         if not ((weights > 0.0) & (weights < np.inf)).all():
             raise DataError("weights must be positive and finite: drop such cells by a missing value in Y")
     aside = constant | extreme | (finite < len(Y))
-    Y[:, aside] = design.spec.y[:, None]
+    Y[:, aside] = fitter.design.spec.y[:, None]
     out = _fit_complete(fitter, Y, np.where(aside, 0.0, size), weights)
     out.blank(constant, CONSTANT)
     out.blank(extreme, EXTREME)

@@ -178,7 +178,7 @@ class _Run:
     def each(self, fitter: Fitter | None = None) -> Outcome:
         """Every response at its own optimum, block by block."""
         fitter = fitter or make_fitter(self.design, self.reml, self.own is not None, self.ddf)
-        found = list(map_blocks(_fit, (self.design, fitter, self.reml), self._with_weights(), self.client))
+        found = list(map_blocks(_fit, fitter, self._with_weights(), self.client))
         if not found:
             raise DataError("Y has no responses")
         names = [labels for labels, _ in found]
@@ -222,9 +222,8 @@ class _Run:
             done += len(names)
 
 
-def _fit(shared: tuple[Design, Fitter, bool], block: tuple[FloatArray, FloatArray | None]) -> Estimates:
-    design, fitter, reml = shared
-    return fit_block(design, fitter, block[0], reml, block[1])
+def _fit(fitter: Fitter, block: tuple[FloatArray, FloatArray | None]) -> Estimates:
+    return fit_block(fitter, *block)
 
 
 def _profiles(fitter: Spectral, Y: FloatArray) -> FloatArray:

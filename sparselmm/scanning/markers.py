@@ -89,7 +89,7 @@ def marker_info(markers: Any, count: int) -> pd.DataFrame:
 
 def by_marker(values: Any, n_samples: int | None = None) -> AnyArray:
     """(samples, k) -> (k, samples) contiguous, int8 or float64. Errors: DataError for other shapes, text, odd codes."""
-    array = np.asarray(values.astype(np.float64).filled(np.nan) if isinstance(values, np.ma.MaskedArray) else values)
+    array = np.asarray(np.ma.filled(values.astype(np.float64), np.nan) if np.ma.isMaskedArray(values) else values)
     if array.ndim != 2 or (n_samples is not None and len(array) != n_samples):
         rows = "samples" if n_samples is None else f"{n_samples} samples"
         raise DataError(f"genotypes have shape {array.shape}; {rows} by markers are needed")

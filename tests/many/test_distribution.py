@@ -88,12 +88,11 @@ def first_time(flag):
     return True
 
 
-def fit_or_die(flag, shared, block):
+def fit_or_die(flag, fitter, block):
     """As `lmm_many`'s own task; the first process that meets the constant response is killed over it."""
-    design, fitter, reml = shared
     if (block[0] == 1.0).all(axis=0).any() and first_time(flag):
         os.kill(os.getpid(), signal.SIGKILL)
-    return fit_block(design, fitter, block[0], reml, block[1])
+    return fit_block(fitter, *block)
 
 
 def test_a_worker_that_is_killed_at_work_changes_nothing(Y, client, tmp_path, monkeypatch):
