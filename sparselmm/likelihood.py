@@ -328,8 +328,7 @@ class Likelihood:
 
     def _fixed_part(self, solution: Solution) -> FloatArray:
         """N (q, p) with (C^-1)_vv = M^-1 + N N'."""
-        p = len(solution.beta)
-        return solution.E[:, :p] @ sla.solve_triangular(solution.RX, np.eye(p), lower=True).T
+        return solution.E[:, :-1] @ sla.solve_triangular(solution.RX, np.eye(len(solution.RX)), lower=True).T
 
     def _selected(self, solution: Solution, reml: bool) -> "Selected":
         """(rows, cols) on the pattern -> entries of M^-1: all of them at once where they are asked for again.
@@ -338,8 +337,7 @@ class Likelihood:
         """
         without = self._marginal is not None and not reml
         if not (self._delicate or self.parameters.residual is not None or self._marginal is not None):
-            self._factorize(solution.theta, solution.products, solution.T)
-            return self.engine.selected_inverse
+            return self._whole_selected(solution)
         kept = self._inverse
         if kept is None or kept[0] is not solution.T or kept[1] != without:
             selected = self._marginal_selected(solution) if without else self._whole_selected(solution)
