@@ -102,9 +102,21 @@ def _pairs(source: Any, ids: Sequence[Any] | None) -> _Pairs:
             return _of_matrix(sp.coo_array(scipy.io.mmread(path)), ids)
         if path.name.endswith(".grm.sp"):
             return _of_gcta(path, ids)
-        return _of_table(pd.read_csv(path, sep=None, engine="python"), ids)
+        return _of_table(_read_pairs(path), ids)
     except (ValueError, OSError) as error:
         raise DataError(f"{path.name}: {error}") from error
+
+
+def _read_pairs(path: Path) -> pd.DataFrame:
+    """Three columns with or without a line of names; ids are text unless all of them are plain whole numbers."""
+    table = pd.read_csv(path, sep=None, engine="python", header=None, dtype=str)
+    if table.shape[1] != 3:
+        return table
+    if pd.to_numeric(table[2].iloc[:1], errors="coerce").isna().iloc[0] and not pd.isna(table[2].iloc[0]):
+        table = table.iloc[1:]
+    people = pd.concat([table[0], table[1]])
+    plain = bool(people.str.fullmatch(r"0|-?[1-9]\d{0,17}").all())
+    return table.astype({0: np.int64, 1: np.int64, 2: np.float64} if plain else {2: np.float64})
 
 
 def _of_matrix(matrix: Any, ids: Sequence[Any] | None) -> _Pairs:
@@ -114,6 +126,7 @@ def _of_matrix(matrix: Any, ids: Sequence[Any] | None) -> _Pairs:
     labels = tuple(range(m)) if ids is None else tuple(ids)
     if len(labels) != m:
         raise DataError(f"kinship: {len(labels)} ids for a matrix of {m} people")
+    _check_labels(pd.Index(labels))
     return entries.row.astype(np.int64), entries.col.astype(np.int64), entries.data.astype(np.float64), labels
 
 
@@ -125,10 +138,13 @@ def _of_gcta(path: Path, ids: Sequence[Any] | None) -> _Pairs:
         if not beside.is_file():
             raise DataError(f"no file {beside.name} beside it; give the people as ids=")
         ids = pd.read_csv(beside, sep=r"\s+", header=None, dtype=str, keep_default_na=False)[1].tolist()
-    i, j = (table[name].to_numpy().astype(np.int64) for name in ("i", "j"))
-    largest = max(i.max(initial=-1), j.max(initial=-1))
-    if largest >= len(ids):
-        raise DataError(f"person {largest} is beyond the {len(ids)} people of the ids")
+    _check_labels(pd.Index(ids))
+    given = table[["i", "j"]].to_numpy(dtype=np.float64)
+    places = given.astype(np.int64)
+    odd = (places != given) | (given < 0) | (given >= len(ids))
+    if odd.any():
+        raise DataError(f"person {given[odd][0]:g} is not among the {len(ids)} people of the ids, who count from 0")
+    i, j = np.ascontiguousarray(places.T)
     return i, j, table["value"].to_numpy(dtype=np.float64), tuple(ids)
 
 
@@ -139,8 +155,7 @@ def _of_table(table: pd.DataFrame, ids: Sequence[Any] | None) -> _Pairs:
     if one.isna().any() or two.isna().any():
         raise DataError(f"kinship: {int((one.isna() | two.isna()).sum())} pairs have no name for one of their people")
     labels = pd.Index(pd.unique(pd.concat([one, two], ignore_index=True)) if ids is None else list(ids))
-    if not labels.is_unique:
-        raise DataError(f"kinship: id {labels[labels.duplicated()][0]!r} stands twice in ids")
+    _check_labels(labels)
     rows, cols = labels.get_indexer(one), labels.get_indexer(two)
     if (rows < 0).any() or (cols < 0).any():
         unknown = pd.concat([one[rows < 0], two[cols < 0]]).unique().tolist()
@@ -150,6 +165,13 @@ def _of_table(table: pd.DataFrame, ids: Sequence[Any] | None) -> _Pairs:
     except ValueError as error:
         raise DataError(f"kinship: the third column is not numeric: {error}") from error
     return rows.astype(np.int64), cols.astype(np.int64), numbers, tuple(labels.tolist())
+
+
+def _check_labels(labels: pd.Index) -> None:
+    if not len(labels):
+        raise DataError("kinship: there are no people")
+    if not labels.is_unique:
+        raise DataError(f"kinship: id {labels[labels.duplicated()][0]!r} stands twice in ids")
 
 
 def _assemble(
@@ -198,6 +220,11 @@ def _mend(
         raise DataError(_complaint([(people, smallest) for people, _, smallest in bad], labels))
     mend = _ridge if repair == "ridge" else _eigen
     blocks = [(people, mend(block)) for people, block, _ in bad]
+    hopeless = [people for people, block, _ in bad if not _wanted(block)]
+    if hopeless:
+        raise DataError(
+            f"kinship: {labels[hopeless[0][0]]!r} has no relationship with itself, which cannot be repaired"
+        )
     sizes = [float(np.abs(new - block).max()) for (_, new), (_, block, _) in zip(blocks, bad, strict=True)]
     rows = [(family[p[0]], len(p), smallest, size) for (p, _, smallest), size in zip(bad, sizes, strict=True)]
     return _replaced(matrix, blocks), pd.DataFrame(rows, columns=columns).sort_values("family", ignore_index=True)

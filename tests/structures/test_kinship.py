@@ -153,3 +153,39 @@ def test_bad_arguments(tmp_path):
     (tmp_path / "x.mtx").write_text("nonsense")
     with pytest.raises(slm.DataError, match="x.mtx"):
         read_kinship(tmp_path / "x.mtx")
+
+
+@pytest.mark.parametrize("header", ["", "one two value\n"])
+def test_a_text_file_with_or_without_names_of_columns(tmp_path, header):
+    """The first pair of a file without names used to be taken for them."""
+    file = tmp_path / "pairs.txt"
+    file.write_text(header + "1 2 0.5\n2 3 0.25\n")
+    found = slm.read_kinship(file)
+    assert found.ids == (1, 2, 3)
+    np.testing.assert_array_equal(found.matrix.toarray(), [[1, 0.5, 0], [0.5, 1, 0.25], [0, 0.25, 1]])
+    file.write_text(header + "001 002 0.5\n")
+    assert slm.read_kinship(file).ids == ("001", "002")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [("0 0 1\n-1 0 0.5\n", "person -1 is not among the 2"), ("1 0.5 0.5\n", "person 0.5"), ("2 0 0.5\n", "person 2")],
+)
+def test_places_in_a_grm_that_nobody_has(tmp_path, pairs, message):
+    (tmp_path / "k.grm.sp").write_text(pairs)
+    (tmp_path / "k.grm.id").write_text("f A\nf B\n")
+    with pytest.raises(slm.DataError, match=message):
+        slm.read_kinship(tmp_path / "k.grm.sp")
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        (pd.DataFrame(columns=["a", "b", "v"]), {}, "there are no people"),
+        (sp.eye_array(2), {"ids": ["a", "a"]}, "id 'a' stands twice"),
+        (pd.DataFrame([("a", "a", 0.0)]), {"repair": "ridge"}, "'a' has no relationship with itself"),
+    ],
+)
+def test_people_that_cannot_be(source, options, message):
+    with pytest.raises(slm.DataError, match=message):
+        slm.read_kinship(source, **options)
