@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from .._errors import EngineError, SparselmmWarning
+from .._errors import EngineError, ModelError, SparselmmWarning
 from .._typing import FloatArray
 from ..engines import ENGINES
 from ..engines.threads import blas_threads
@@ -23,6 +23,9 @@ from .result import MultiFit
 from .stack import Stacked, stack
 
 SHARES = (1.0, 0.3)
+STEEP = (
+    1.0  # slope of the deviance by the logarithm of a ratio at its end: 1e-6 where there is a limit, else a row or more
+)
 
 
 def lmm_multi(
@@ -55,6 +58,7 @@ def lmm_multi(
     stacked = stack(traits, formula, data, weights, context)
     timings = {"formula": time.perf_counter() - began}
     fit = _fit(stacked, reml, engine, start, verbose, timings)
+    _check_bounded(stacked, fit)
     if not fit.converged:
         warnings.warn(f"the fit did not converge: {not_converged(fit)}", SparselmmWarning, stacklevel=2)
     return MultiFit(stacked, fit)
@@ -80,6 +84,22 @@ def _fit(
         )
     timings |= {"cross-products": middle - began, "analysis": end - middle, "optimisation": time.perf_counter() - end}
     return Fit(spec, likelihood, found, timings | {"total": sum(timings.values())})
+
+
+def _check_bounded(stacked: Stacked, fit: Fit) -> None:
+    """ModelError where the likelihood has no bound: some ratio of residual variances ended where it is still steep."""
+    parameters, gradient = fit.likelihood.parameters, fit.estimate.derivatives.gradient
+    ratios = np.arange(parameters.count)[parameters.residual_slice][: len(stacked.traits) - 1]
+    low, high = parameters.bounds()
+    theta = fit.estimate.evaluation.theta
+    steep = np.abs(gradient[ratios]) > STEEP
+    lower, upper = theta[ratios] <= low[ratios], theta[ratios] >= high[ratios]
+    if (steep & (lower | upper)).any():
+        place = 0 if (steep & upper).any() else 1 + int(np.flatnonzero(steep & lower)[0])
+        raise ModelError(
+            f"trait '{stacked.traits[stacked.order[place]]}' is fitted exactly by the random effects, and its residual "
+            "variance goes to zero: leave it out, or drop a term"
+        )
 
 
 def starting_theta(stacked: Stacked, likelihood: Likelihood, reml: bool) -> FloatArray:

@@ -60,8 +60,9 @@ class UnstructuredResidual:
         self.traits = tuple(range(self.n_traits) if traits is None else traits)
         record = np.asarray(record, dtype=np.int64)
         self._check(record)
-        self.later, self.earlier = _pairs_within(self.trait, record)
-        self._check_pairs(record, records)
+        order = np.lexsort((self.trait, record))
+        self._check_twice(order, record, records)
+        self.later, self.earlier = _pairs_within(order, record)
         self.pairs = self._met()
         self.n_params = self.n_traits - 1 + len(self.pairs)
         self._guess = np.eye(self.n_traits) if guess is None else np.asarray(guess, dtype=np.float64)
@@ -81,15 +82,16 @@ class UnstructuredResidual:
         if not 2 <= self.n_traits <= MOST_TRAITS:
             raise ModelError(f"residual {self.label}: {self.n_traits} traits; it is for 2 to {MOST_TRAITS}")
 
-    def _check_pairs(self, record: IntArray, records: Sequence[Any] | None) -> None:
-        if not len(self.later):
+    def _check_twice(self, order: IntArray, record: IntArray, records: Sequence[Any] | None) -> None:
+        same = record[order[1:]] == record[order[:-1]]
+        if not same.any():
             raise ModelError(
                 f"residual {self.label}: no record has two traits, so there is no correlation to estimate; "
                 "varident(trait) has a variance for each"
             )
-        twice = np.flatnonzero(self.trait[self.later] == self.trait[self.earlier])
+        twice = np.flatnonzero(same & (self.trait[order[1:]] == self.trait[order[:-1]]))
         if len(twice):
-            row = self.later[twice[0]]
+            row = order[twice[0]]
             name, trait = record[row] if records is None else records[record[row]], self.traits[self.trait[row]]
             raise DataError(
                 f"residual {self.label}: record {name!r} has '{_text(trait)}' twice ({len(twice)} such pairs of rows). "
@@ -137,7 +139,7 @@ class UnstructuredResidual:
         sd[1:][rho[ratios] <= low[ratios]] = 0.0
         if (rho[ratios] >= high[ratios]).all():
             sd[0] = 0.0
-        return np.outer(sd, sd) * self._correlations(rho)
+        return np.outer(sd, sd) * self._correlations(rho) + 0.0  # no -0
 
     def _correlations(self, rho: FloatArray) -> FloatArray:
         """C (T, T), with +-1 at the bounds."""
@@ -323,9 +325,8 @@ def _sets_of_traits(trait: IntArray, record: IntArray) -> tuple[IntArray, IntArr
     return sets, of_record, of_record[record]
 
 
-def _pairs_within(trait: IntArray, record: IntArray) -> tuple[IntArray, IntArray]:
-    """All pairs of rows of one record, (L,) each: the one with the higher trait, and the other."""
-    order = np.lexsort((trait, record))
+def _pairs_within(order: IntArray, record: IntArray) -> tuple[IntArray, IntArray]:
+    """All pairs of rows of one record, (L,) each: the one with the higher trait, and the other; order: by both."""
     later, earlier, step = [], [], 1
     while step < len(order):
         same = record[order[step:]] == record[order[:-step]]
