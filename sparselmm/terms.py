@@ -252,7 +252,7 @@ def _check_term(term: RandomTerm) -> None:
     if sp.issparse(term.Z):
         sizes = [term.Z[:, a::r].count_nonzero() for a in range(r)]
     else:
-        sizes = [1] if term.columns is None else np.count_nonzero(term.columns, axis=0).tolist()
+        sizes = [1] if term.columns is None else [int(term.columns[:, a].any()) for a in range(r)]
     if term.n_rows and 0 in sizes:
         raise DataError(f"{term.describe()}: '{term.effects[sizes.index(0)]}' is zero in every row; drop it")
 
