@@ -130,7 +130,7 @@ def test_weights(name, tmp_path):
         ({"offset": np.ones((180, 1))}, DataError, r"unequal lengths: offset has shape \(180, 1\)"),
         ({"offset": "Subject"}, DataError, "offset: column 'Subject' holds text"),
         ({"engine": "cholmud"}, EngineError, "unknown engine 'cholmud'. Did you mean 'cholmod'"),
-        ({"engine": "fast"}, EngineError, "unknown engine 'fast'. Known are auto, absorb, cholmod, dense"),
+        ({"engine": "fast"}, EngineError, "unknown engine 'fast'. Known are auto, absorb, supernodal, cholmod, dense"),
         ({"engine": None}, EngineError, "unknown engine None"),
         ({"residual": "arma(Days | Subject)"}, FormulaError, "arma"),
         ({"start": [1.0, 2.0]}, ModelError, r"theta must be 1 finite number.*, for Intercept\|Subject; not \[1.0, 2.0"),
