@@ -15,7 +15,7 @@ from .residual_varident import joint_codes
 MOST_TRAITS = 60  # a set of traits is the bits of one integer
 LARGEST_RATIO = 1e3  # of a standard deviation to the one it starts from: beyond it the residual variance is zero
 LARGEST_Z = float(np.arctanh(1.0 - 1e-6))  # nearer to a partial correlation of 1 the criterion loses more than it gains
-SMALLEST_PIVOT = 3e-5  # of L, the rest of a standard deviation given other traits: below it the criterion is rounding
+SMALLEST_PIVOT = 1e-5  # of a standard deviation given other traits, over its guess: below it the criterion is rounding
 SINGULAR = 1e-12  # of a unit variance: what is left of a trait that others determine
 
 
@@ -268,13 +268,14 @@ class UnstructuredResidual:
         K, w = np.zeros((len(self._sets), T, T)), np.zeros((len(self._sets), len(self.pairs), T))
         there = (self._sets[:, None] >> np.arange(T)) & 1 == 1
         size, logdet = there.sum(axis=1), np.empty(len(self._sets))
+        guess = np.sqrt(np.diag(self._guess) / self._guess[0, 0])
         later = np.array([i for _, i in self.pairs], dtype=np.int64)
         for d in np.unique(size):
             which = np.flatnonzero(size == d)
             at = np.nonzero(there[which])[1].reshape(-1, d)
             Q, H = np.linalg.qr(root[at].transpose(0, 2, 1))
             diagonal = np.abs(np.einsum("sdd->sd", H))
-            if not (diagonal > SMALLEST_PIVOT * np.linalg.norm(root[at], axis=2)).all():
+            if not (diagonal > SMALLEST_PIVOT * guess[at]).all():
                 raise EngineError(f"residual {self.label}: R is singular to rounding")
             inverse = np.linalg.inv(H)
             K[which[:, None, None], at[:, :, None], at[:, None, :]] = inverse @ inverse.transpose(0, 2, 1)

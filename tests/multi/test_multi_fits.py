@@ -500,6 +500,37 @@ def test_a_residual_covariance_of_less_than_full_rank():
     assert fit.deviance == pytest.approx(found, abs=10 * OPTIMUM_ATOL)  # R stops at 1e-6 of its end
 
 
+@pytest.mark.parametrize("order", [["t0", "t1"], ["t1", "t0"]])
+def test_a_trait_that_random_effects_fit_exactly(order):
+    """t1 is a constant of each group: the likelihood has no bound, whichever trait is the reference."""
+    rng = np.random.default_rng(1)
+    group = np.repeat(np.arange(40), 4)
+    h = rng.normal(size=(40, 2))
+    table = pd.DataFrame({"group": group, "t0": h[group, 0] + rng.normal(size=160), "t1": h[group, 1]})
+    with pytest.raises(slm.ModelError, match="trait 't1' is fitted exactly.*drop a term"):
+        slm.lmm_multi(order, "~ 1 + (1 | group)", table)
+
+
+@pytest.mark.parametrize("order", [["t0", "t1"], ["t1", "t0"]])
+def test_a_residual_correlation_of_minus_one_is_reported(order):
+    """t1 is a breeding value, seen once an animal: R of rank one is the optimum."""
+    table, P = herd(n=150, missing=0.0)
+    rng = np.random.default_rng(0)
+    A = np.linalg.cholesky(P.relationship(table.animal.to_numpy()).to_numpy())
+    u = A @ rng.normal(size=(150, 2))
+    table = table.assign(t0=u[:, 0] + rng.normal(size=150), t1=u[:, 0] + u[:, 1])
+    fit = slm.lmm_multi(order, "~ 1 + ped(1 | animal, P)", table, context={"P": P})
+    row = fit.correlations().loc[("Residual", *order)]
+    assert fit.converged and fit.is_singular
+    assert row["boundary"] and row["estimate"] == pytest.approx(-1.0) and np.isnan(row["std_error"])
+    dense = Dense(table, order, np.ones((150, 1)), [related(table.animal, P)])
+    assert fit.deviance == pytest.approx(dense.deviance([fit.G()], fit.R), abs=10 * OPTIMUM_ATOL)
+    for M in (fit.G(), fit.R):  # a little to either side is no better
+        for f in (0.95, 1.05):
+            G, R = (fit.G() * f, fit.R) if M.equals(fit.G()) else (fit.G(), fit.R * f)
+            assert dense.deviance([G], R) > fit.deviance
+
+
 def test_residuals_that_determine_each_other():
     """t1 is a multiple of t0 but for the herds: a residual correlation of one, at the end of its space."""
     table, _ = herd(n=200, traits=2, missing=0.0)
