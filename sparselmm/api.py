@@ -32,9 +32,9 @@ class LinearMixedModel:
 
     formula: lme4's grammar, as `y ~ x + (1 + x | g)`. data: any table that narwhals reads (pandas, polars,
     pyarrow). weights, offset: a column's name or an array of len(data). residual: "ar1(t | g)" (integer times t,
-    series g), "ou(t | g)" (real times), "varident(f)" (a variance for each level of f), or a product
-    "ar1(t | g) * varident(f)". context: names that the formula may use besides the columns. engine: "auto",
-    "absorb", "supernodal" or "cholmod" (sparse), or "dense" (n x n).
+    series g), "ou(t | g)" (real times), "varident(f)" (a variance for each level of f), a product
+    "ar1(t | g) * varident(f)", or "us(trait | record)" (any covariance among the rows of a record). context: names that
+    the formula may use besides the columns. engine: "auto", "absorb" or "cholmod" (sparse), or "dense" (n x n).
     Errors: SparselmmError and its children, with the column or term and the way out.
     """
 
@@ -70,7 +70,8 @@ class LinearMixedModel:
         """The model from y (n,), X (n, p) and random terms; no table, no formula, no row is dropped.
 
         X: an array, or a scipy sparse matrix: its sparse columns (below 20 % filled) stay sparse, behind the others.
-        residual: an `AR1Residual`, `OUResidual`, `VarIdentResidual`, `ProductResidual`, or any `Residual`.
+        residual: an `AR1Residual`, `OUResidual`, `VarIdentResidual`, `ProductResidual`, `UnstructuredResidual`, or any
+        `Residual`.
         fixed_names: of the columns of X, `x0`, `x1`, ... if None.
         """
         _check_engine(engine)
