@@ -34,7 +34,8 @@ class LinearMixedModel:
     pyarrow). weights, offset: a column's name or an array of len(data). residual: "ar1(t | g)" (integer times t,
     series g), "ou(t | g)" (real times), "varident(f)" (a variance for each level of f), a product
     "ar1(t | g) * varident(f)", or "us(trait | record)" (any covariance among the rows of a record). context: names that
-    the formula may use besides the columns. engine: "auto", "absorb" or "cholmod" (sparse), or "dense" (n x n).
+    the formula may use besides the columns. engine: "auto", "absorb", "supernodal" or "cholmod" (sparse), or "dense"
+    (n x n).
     Errors: SparselmmError and its children, with the column or term and the way out.
     """
 
