@@ -22,10 +22,8 @@ from ..terms import RandomTerm
 from .result import MultiFit
 from .stack import Stacked, stack
 
-SHARES = (1.0, 0.3)
-STEEP = (
-    1.0  # slope of the deviance by the logarithm of a ratio at its end: 1e-6 where there is a limit, else a row or more
-)
+SHARES = (1.0, 0.3)  # of each G over R at the start
+STEEP = 1.0  # slope of the deviance by a log ratio at its end: near zero where there is a limit, else a row or more
 
 
 def lmm_multi(
@@ -64,9 +62,7 @@ def lmm_multi(
     return MultiFit(stacked, fit)
 
 
-def _fit(
-    stacked: Stacked, reml: bool, engine: str, start: Any, verbose: int, timings: dict[str, float]
-) -> Fit:  # fmt: skip
+def _fit(stacked: Stacked, reml: bool, engine: str, start: Any, verbose: int, timings: dict[str, float]) -> Fit:
     """The ordinary fit of the stacked model."""
     spec, began = stacked.spec, time.perf_counter()
     with blas_threads(4.0 * spec.X.size * spec.X.shape[1]):
