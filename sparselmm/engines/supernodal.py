@@ -32,7 +32,7 @@ BYTES_PER_ENTRY = 48.0  # an entry of M: values and pattern (here, in CHOLMOD, b
 # Seconds of a factorisation with its selected inverse, one thread. Measured beside the forecast: 100,000 animals 4.3 s
 # (4.4), a field trial 0.75 (0.75), 50,000 workers in 5,000 firms 0.53 (0.63), lattice of 100 x 200 0.023 (0.035).
 RATES = 2e-7, 4e-8, 2.4e-11
-DENSE = 1000  # columns of the last supernode from which threads share it, and what hangs on it
+DENSE = 400  # columns of the last supernode from which threads share it, and what hangs on it
 SLICES, GRAIN = 8, 1e6  # of its columns; operations in one piece of what hangs on it
 
 
