@@ -118,10 +118,13 @@ def _information(fit: "Fit", inside: BoolArray) -> FloatArray:
 
 
 def _is_curved(fit: "Fit") -> bool:
-    """Whether some Q or R has parameters, other than covariances in which R is linear (`linear`)."""
+    """Whether some Q or R has parameters off their limits, other than covariances in which R is linear (`linear`)."""
     parameters, residual = fit.likelihood.parameters, fit.spec.residual
-    count = 0 if residual is None or getattr(residual, "linear", False) else residual.n_params
-    return count > 0 or any(Q is not None and Q.n_params for Q in parameters.precisions)
+    parts = list(parameters.rho_slices)
+    if residual is not None and not getattr(residual, "linear", False):
+        parts.append(parameters.residual_slice)
+    free = ~at_bounds(fit.estimate.evaluation.theta, parameters.bounds())
+    return any(free[part].any() for part in parts)
 
 
 def _differenced(score: Callable[[FloatArray], FloatArray], x: FloatArray, inside: BoolArray) -> FloatArray:

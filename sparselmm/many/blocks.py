@@ -9,6 +9,7 @@ import pandas as pd
 
 from .._errors import DataError, SparselmmError
 from .._typing import BoolArray, FloatArray, IntArray
+from ..engines.threads import blas_threads
 from ..kernels.screen import screen
 from ..terms import ROUNDING
 from .common import fit_common
@@ -45,6 +46,12 @@ def make_fitter(design: Design, reml: bool, weighted: bool, ddf: bool = True) ->
 
 
 def fit_block(fitter: Fitter, Y: FloatArray, weights: FloatArray | None = None) -> Estimates:
+    """As `_fit_block`, with one BLAS thread: the bits of a response must not depend on the process that fits it."""
+    with blas_threads(0.0):
+        return _fit_block(fitter, Y, weights)
+
+
+def _fit_block(fitter: Fitter, Y: FloatArray, weights: FloatArray | None) -> Estimates:
     """Estimates of the columns of Y (n, v), which is overwritten. weights: (v, n), each response's own, of which
     those of missing cells are not read.
 
