@@ -339,3 +339,16 @@ def test_a_problem_that_is_not_timed_fails_the_command(monkeypatch):
     monkeypatch.setattr(command, "present", lambda names: [])
     done = CliRunner().invoke(command.app, ["--problem", "units"])
     assert done.exit_code == 1 and "not timed: sparselmm did not fit" in done.output
+
+
+def test_the_table_says_how_many_rounds_each_problem_had():
+    """Two problems timed in different runs: the fewest and the most rounds."""
+    made = {"date": "2026-01-01", "machine": "a machine"}
+    results = {
+        name: Result(name, 5000, 1250, {}, rules={"rounds": rounds, "threads": 2, "reml": False, "scale": 1})
+        for name, rounds in [("units", 3), ("nested", 1), ("five", 2)]
+    }
+    text = report.circumstances(dict.fromkeys(results, made), results)
+    assert "best of 1 to 3 interleaved processes" in text
+    alone = {"units": results["units"]}
+    assert "best of 3 interleaved processes" in report.circumstances({"units": made}, alone)

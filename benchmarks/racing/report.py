@@ -87,11 +87,12 @@ def circumstances(kept: Mapping[str, Any], results: Mapping[str, Result]) -> str
     """What was measured, when, where and with which versions."""
     entries = [(name, entry) for result in results.values() for name, entry in result.entries.items()]
     rules = next(iter(results.values())).rules
-    kind = "REML" if rules["reml"] else "ML"
+    kind, counts = "REML" if rules["reml"] else "ML", sorted({result.rules["rounds"] for result in results.values()})
     return " ".join(
         [
             "Seconds from a table in memory to a fitted model with standard errors,",
-            f"{kind}, warm, {rules['threads']} threads, best of {rules['rounds']} interleaved processes;",
+            f"{kind}, warm, {rules['threads']} threads, best of {' to '.join(map(str, counts[:1] + counts[1:][-1:]))} "
+            "interleaved processes;",
             f"how many times {OURS}'s that is; and peak memory of the process, libraries and table included.",
             "The deviances were compared first (1e-6, relative).",
             *([] if rules["scale"] == 1 else [f"Sizes times {rules['scale']:g}."]),
