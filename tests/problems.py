@@ -196,18 +196,21 @@ def walk(rng: np.random.Generator, gaps: np.ndarray, start: np.ndarray, rho: flo
     return out
 
 
-def series(rng: np.random.Generator, n: int) -> pd.DataFrame:
-    """Subjects g seen about twenty times: integers t with gaps, `when` nearby, items h and strata f crossed with them.
+def series(
+    rng: np.random.Generator, n: int, times: int = 20, gap: float = 0.1, items: int | None = None
+) -> pd.DataFrame:
+    """Subjects g seen at twenty times: integers t with gaps, `when` nearby, items h and strata f crossed with them.
 
-    An AR(1) of each subject in t (rho = 0.8), an intercept of each of n/60 items, and noise.
+    An AR(1) of each subject in t (rho = 0.8), an intercept of each of n/60 items, and noise. gap: how often a time is
+    left out.
     """
     d = _base(rng, n)
-    g = np.arange(n) // 20
+    g = np.arange(n) // times
     start = np.diff(g, prepend=-1) > 0
-    gaps = 1.0 + (rng.random(n) < 0.1)
+    gaps = 1.0 + (rng.random(n) < gap)
     ticks = np.cumsum(gaps).astype(np.int64)
     t = ticks - ticks[start][g]
-    h, f = groups(rng, n, max(4, n // 60)), rng.integers(0, 3, n)
+    h, f = groups(rng, n, items or max(4, n // 60)), rng.integers(0, 3, n)
     y = 1 + 0.5 * d["x"] + walk(rng, gaps, start, 0.8) + effects(rng, h, [1], 0.5) + 0.6 * d["y"]
     when = t + rng.uniform(-0.4, 0.4, n)
     return pd.DataFrame(d | {"g": g, "t": t, "when": when, "h": h, "f": f, "y": y})
@@ -221,33 +224,42 @@ def residual_series(rng: np.random.Generator, n: int) -> pd.DataFrame:
     return frame.assign(y=1 + 0.5 * frame.x + effects(rng, frame.g.to_numpy(), [1], 0.8) + e)
 
 
-def mating(n: int) -> dict[str, np.ndarray]:
-    """Parents of n animals in six generations of random mating, -1 for the founders'; one in twenty may sire."""
+def mating(n: int, generations: int = 6, males: int = 20) -> dict[str, np.ndarray]:
+    """Parents of n animals in generations of random mating, -1 for the founders'; one male in twenty may sire."""
     rng = np.random.default_rng(n)
-    size = -(-n // 6)
+    size = -(-n // generations)
     born = np.arange(n)
     older = (born // size - 1) * size
-    sire = older + 2 * rng.integers(0, max(1, size // 40), n)
+    sire = older + 2 * rng.integers(0, max(1, size // (2 * males)), n)
     dam = older + 1 + 2 * rng.integers(0, size // 2, n)
     founder = born < size
     return {"sire": np.where(founder, -1, sire), "dam": np.where(founder, -1, dam)}
 
 
-def pedigree(n: int) -> dict[str, Any]:
+def breeding_values(rng: np.random.Generator, parents: dict[str, np.ndarray]) -> np.ndarray:
+    """Of animals whose parents come before them, variance 1; inbreeding is ignored."""
+    sire, dam = parents["sire"], parents["dam"]
+    u, born = rng.normal(size=len(sire)), np.flatnonzero(sire >= 0)
+    while len(born):
+        ready = born[: np.searchsorted(np.maximum.accumulate(np.maximum(sire, dam)[born]), born[0])]
+        u[ready] = 0.5 * (u[sire[ready]] + u[dam[ready]]) + np.sqrt(0.5) * u[ready]
+        born = born[len(ready) :]
+    return u
+
+
+def pedigree(n: int, **options: int) -> dict[str, Any]:
     """P: the pedigree of `mating`, parents without a number left out."""
     from sparselmm import Pedigree
 
-    parents = {k: pd.Series(v).where(v >= 0).astype("Int64") for k, v in mating(n).items()}
+    parents = {k: pd.Series(v).where(v >= 0).astype("Int64") for k, v in mating(n, **options).items()}
     return {"P": Pedigree(np.arange(n), parents["sire"], parents["dam"])}
 
 
-def animals(rng: np.random.Generator, n: int) -> pd.DataFrame:
+def animals(rng: np.random.Generator, n: int, herds: int | None = None, **options: int) -> pd.DataFrame:
     """A record of every animal of `mating`: breeding values with h^2 = 1/3, n/30 herds."""
-    parents, d = mating(n), _base(rng, n)
-    u = rng.normal(size=n)
-    for i in np.flatnonzero(parents["sire"] >= 0):
-        u[i] = 0.5 * (u[parents["sire"][i]] + u[parents["dam"][i]]) + np.sqrt(0.5) * u[i]
-    herd = groups(rng, n, max(4, n // 30))
+    d = _base(rng, n)
+    u = breeding_values(rng, mating(n, **options))
+    herd = groups(rng, n, herds or max(4, n // 30))
     y = 10 + d["x"] + u + effects(rng, herd, [1], 0.7) + np.sqrt(2) * d["y"]
     return pd.DataFrame(d | {"animal": np.arange(n), "herd": herd, "y": y})
 
@@ -259,7 +271,7 @@ def two_traits(rng: np.random.Generator, n: int) -> pd.DataFrame:
     return wide.melt(["x", "animal", "herd"], ["a", "b"], "trait", "y")
 
 
-def field(rng: np.random.Generator, n: int) -> pd.DataFrame:
+def field(rng: np.random.Generator, n: int, plots: int = 3) -> pd.DataFrame:
     """A field of n plots, twice as long as wide (a row may be short): n/3 varieties, AR(1) x AR(1) fertility, noise."""
     rows = int(np.sqrt(n / 2))
     row, col = np.arange(n) % rows, np.arange(n) // rows
@@ -269,7 +281,7 @@ def field(rng: np.random.Generator, n: int) -> pd.DataFrame:
         for i in range(1, len(grid)):
             grid[i] = a * grid[i - 1] + np.sqrt(1 - a * a) * grid[i]
         grid = np.moveaxis(grid, 0, axis)
-    variety = groups(rng, n, n // 3)
+    variety = groups(rng, n, max(2, n // plots))
     y = 50 + effects(rng, variety, [1], 1.0) + 1.5 * grid[row, col] + 0.5 * rng.normal(size=n)
     return pd.DataFrame({"row": row, "col": col, "variety": variety, "y": y})
 
