@@ -340,16 +340,22 @@ class Fit:
 
         return bootstrap(self, n, seed, workers=workers, file=file, progress=progress, effects=effects)
 
-    def profile(self, which: str | Iterable[str] | None = None, *, level: float = 0.99) -> "Profile":
-        """Profile likelihood (ML) by parameter: names, "fixef", "varpar", or all; out to intervals of `level`."""
+    def profile(
+        self, which: str | Iterable[str] | None = None, *, level: float = 0.99, reml: bool = False
+    ) -> "Profile":
+        """Profile likelihood by parameter: names, "fixef", "varpar", or all; out to intervals of `level`.
+
+        By ML whatever the fit's criterion was; reml=True: variance parameters by the REML criterion.
+        """
         from .inference.profile import profile
 
-        return profile(self, which, level=level)
+        return profile(self, which, level=level, reml=reml)
 
     def confint(
         self, method: str = "wald", level: float = 0.95, which: str | Iterable[str] | None = None, **options: Any
     ) -> pd.DataFrame:
-        """lower, upper by parameter. method: "wald", "profile", "boot" (options: those of `bootstrap`)."""
+        """lower, upper by parameter. method: "wald", "profile" (option: reml), "boot" (options: kind, and
+        those of `bootstrap`)."""
         from .inference.confint import confint
 
         return confint(self, method, level, which, **options)

@@ -66,8 +66,7 @@ class Bootstrap:
         A correlation is NaN in replicates where a variance is zero, and those do not count. Davison & Hinkley
         (1997), Bootstrap Methods and their Application, section 5.2.
         """
-        if kind not in KINDS:
-            raise ModelError(f"kind={kind!r}: one of {', '.join(map(repr, KINDS))}")
+        check_kind(kind)
         check_level(level)
         tail = 0.5 - 0.5 * level
         if kind == "normal":
@@ -80,6 +79,13 @@ class Bootstrap:
         if kind != "basic":
             return ends
         return pd.DataFrame({"lower": 2 * self.estimates - ends["upper"], "upper": 2 * self.estimates - ends["lower"]})
+
+
+def check_kind(kind: Any) -> str:
+    """kind; ModelError where it is none of KINDS."""
+    if kind not in KINDS:
+        raise ModelError(f"kind={kind!r}: one of {', '.join(map(repr, KINDS))}")
+    return str(kind)
 
 
 def check_level(level: Any) -> None:

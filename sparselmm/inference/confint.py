@@ -8,7 +8,7 @@ import pandas as pd
 from scipy.special import ndtri
 
 from .._errors import ModelError
-from .bootstrap import bootstrap, check_level
+from .bootstrap import bootstrap, check_kind, check_level
 from .profile import free_names, profile
 from .profile_paths import IDENTITY, Scale, scale_of
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..results import Fit
 
 METHODS = ("wald", "profile", "boot")
+OPTIONS = {"profile": ("reml",), "boot": ("n", "seed", "workers", "file", "progress", "effects", "kind")}
 STEP = 1e-6  # of central differences through a scale
 
 
@@ -24,23 +25,25 @@ def confint(
 ) -> pd.DataFrame:
     """lower, upper of each parameter: fixed effects, then `varpar`; which: names, "fixef", "varpar", None for all.
 
-    wald: normal quantiles on the scale of `wald_scale`, NaN on the boundary. profile: see `profile`, by ML.
-    boot: percentiles of `bootstrap`, whose arguments (n, seed, workers, file, progress, effects) go in options.
+    wald: normal quantiles on the scale of `wald_scale`, NaN on the boundary. profile: by ML, or with reml=True of
+    variance parameters by REML; see `profile`. boot: of `bootstrap`, whose arguments (n, seed, workers, file, progress,
+    effects) go in options, as does kind, "percentile" if none; see `Bootstrap.confint`.
     Errors: ModelError for an unknown method, name or option.
     """
     check_level(level)
     if method not in METHODS:
         raise ModelError(f"method={method!r}: one of {', '.join(map(repr, METHODS))}")
-    allowed = ("n", "seed", "workers", "file", "progress", "effects") if method == "boot" else ()
+    allowed = OPTIONS.get(method, ())
     unknown = [key for key in options if key not in allowed]
     if unknown:
         known = f"it has {', '.join(allowed)}" if allowed else "it has none"
         raise ModelError(f"confint(method={method!r}) has no option '{unknown[0]}'; {known}")
     if method == "profile":
-        return profile(fit, which, level=level).confint(level)
+        return profile(fit, which, level=level, **options).confint(level)
     names = free_names(fit, which)
     if method == "boot":
-        return bootstrap(fit, **options).confint(level).loc[names]
+        kind = check_kind(options.pop("kind", "percentile"))
+        return bootstrap(fit, **options).confint(level, kind).loc[names]
     return wald(fit, level).loc[names]
 
 

@@ -1,7 +1,7 @@
 """Profile likelihood of variance parameters and fixed effects (Bates et al. 2015, J. Stat. Softw. 67, section 5.1).
 
-zeta(value) = sign(value - estimate) sqrt(f(value) - min f), f the ML deviance minimised over all other parameters;
--1.96 < zeta < 1.96 is the 95 % interval.
+zeta(value) = sign(value - estimate) sqrt(f(value) - min f), f the ML deviance (or the REML criterion) minimised over
+all other parameters; -1.96 < zeta < 1.96 is the 95 % interval.
 """
 
 from collections.abc import Iterable, Mapping
@@ -95,10 +95,11 @@ class Curve:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Profile:
-    """Curves by parameter, from the ML fit whether the fit was by REML or not. level: the widest interval they give."""
+    """Curves by parameter. level: the widest interval they give. reml: by which criterion, whatever the fit's was."""
 
     curves: Mapping[str, Curve]
     level: float
+    reml: bool = False
 
     @property
     def table(self) -> pd.DataFrame:
@@ -117,23 +118,38 @@ class Profile:
         return pd.DataFrame.from_dict(rows, orient="index", columns=["lower", "upper"])
 
 
-def profile(fit: "Fit", which: str | Iterable[str] | None = None, *, level: float = 0.99) -> Profile:
+def profile(
+    fit: "Fit", which: str | Iterable[str] | None = None, *, level: float = 0.99, reml: bool = False
+) -> Profile:
     """Profiles of parameters by name, "fixef", "varpar", or all of them (None), out to intervals of `level`.
 
-    By the ML criterion: a REML fit is fitted again by ML first, as lme4 does. What the fit held stays held. A curve
-    without nodes, whose interval is NaN: of an intercept beside a random walk, of which only the sum is determined.
-    Errors: ModelError for a name that is not there.
+    By ML: a REML fit is fitted again by ML first, as lme4 does. reml=True: of variance parameters by the REML
+    criterion, which has no coefficients. What the fit held stays held. A curve without nodes, whose interval is NaN: of
+    an intercept beside a random walk, of which only the sum is determined.
+    Errors: ModelError for a name that is not there, and for a coefficient with reml=True.
     """
     check_level(level)
-    names = free_names(fit, which)
+    names = free_names(fit, "varpar" if reml and which is None else which)
+    if reml:
+        _check_variances(fit, names)
     with blas_threads(fit.likelihood.flops):
-        best = _by_ml(fit)
+        best = _by(fit, reml)
         unit = unit_of(fit.likelihood, fit.estimate.held)
         z = float(-ndtri(0.5 - 0.5 * level))
         curves = {
             name: _whole(best, name, follow(_path(best, name, unit), best.deviance, z, name), z) for name in names
         }
-    return Profile(curves, level)
+    return Profile(curves, level, reml)
+
+
+def _check_variances(fit: "Fit", names: list[str]) -> None:
+    """ModelError where one of them is a coefficient."""
+    coefficients = [name for name in names if name in fit.fixef.index]
+    if coefficients:
+        raise ModelError(
+            f"profile of '{coefficients[0]}' with reml=True: the REML criterion has no coefficients. "
+            "Leave reml out, which profiles by ML, or ask for which='varpar'"
+        )
 
 
 def _whole(best: "Fit", name: str, curve: Curve, z: float) -> Curve:
@@ -146,7 +162,7 @@ def _whole(best: "Fit", name: str, curve: Curve, z: float) -> Curve:
         return curve
     held, searched = best.estimate.held, best.likelihood
     rise = min(
-        estimate(searched, reml=False, held={**held, sd: 0.0}).evaluation.deviance - best.deviance
+        estimate(searched, reml=best.reml, held={**held, sd: 0.0}).evaluation.deviance - best.deviance
         for sd in _deviations(best, name)
     )
     below, above = (bool(a or (b and rise < z**2)) for a, b in zip(curve.ended, broken, strict=True))
@@ -191,11 +207,12 @@ def free_names(fit: "Fit", which: str | Iterable[str] | None) -> list[str]:
     return list(dict.fromkeys(out))
 
 
-def _by_ml(fit: "Fit") -> "Fit":
-    if not fit.reml:
+def _by(fit: "Fit", reml: bool) -> "Fit":
+    """The fit by this criterion."""
+    if fit.reml == reml:
         return fit
     start = None if fit.is_singular else fit.estimate.evaluation.theta
-    found: Estimate = estimate(fit.likelihood, reml=False, held=fit.estimate.held, start=start)
+    found: Estimate = estimate(fit.likelihood, reml=reml, held=fit.estimate.held, start=start)
     return replace(fit, estimate=found)
 
 

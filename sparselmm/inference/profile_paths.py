@@ -1,4 +1,4 @@
-"""What a profile follows: the ML deviance minimised over all other parameters, and its exact slope.
+"""What a profile follows: the deviance (ML, or the REML criterion) minimised over all other parameters, and its slope.
 
 With f(u) = min over the rest of -2l, the envelope theorem gives f'(u) as the partial derivative at the minimiser, so
 one solve gives value and slope of zeta = +-sqrt(f(u) - min f).
@@ -93,25 +93,25 @@ class Path(Protocol):
 
 
 class _Point:
-    """The ML criterion at x of a chart, for the optimiser; infinite where the equations cannot be solved."""
+    """The criterion at x of a chart, for the optimiser; infinite where the equations cannot be solved."""
 
-    def __init__(self, likelihood: AnyLikelihood, chart: Chart, x: FloatArray):
-        self._at = likelihood, chart, x
+    def __init__(self, likelihood: AnyLikelihood, chart: Chart, x: FloatArray, reml: bool):
+        self._at = likelihood, chart, x, reml
         try:
             theta, sigma = chart.model(x)
-            value = likelihood(theta, reml=False, sigma=sigma).deviance
+            value = likelihood(theta, reml=reml, sigma=sigma).deviance
             self.value = value if np.isfinite(value) else np.inf
         except (EngineError, ModelError):
             self.value = np.inf
 
     def derivatives(self) -> tuple[FloatArray, FloatArray]:
-        likelihood, chart, x = self._at
+        likelihood, chart, x, reml = self._at
         theta, sigma = chart.model(x)
-        return chart.pull_back(x, likelihood.derivatives(theta, reml=False, sigma=sigma))
+        return chart.pull_back(x, likelihood.derivatives(theta, reml=reml, sigma=sigma))
 
 
 def _search(
-    likelihood: AnyLikelihood, held: Mapping[str, float], chart: Chart, x: FloatArray, unit: float
+    likelihood: AnyLikelihood, held: Mapping[str, float], chart: Chart, x: FloatArray, unit: float, reml: bool
 ) -> FloatArray:
     """The minimiser from x (size,); by a whole search of its own where the quick one stops short.
 
@@ -123,19 +123,19 @@ def _search(
     if held and SIGMA not in held:
         low[-1] = np.log(unit) - FAR_DOWN
     optimum = minimise(
-        lambda x: _Point(likelihood, chart, x),
+        lambda x: _Point(likelihood, chart, x, reml),
         x,
         replace(SEARCH, radius=max(1.0, 0.7 * float(np.linalg.norm(x)))),
         bounds=(low, high),
     )
     if optimum.converged:
         return optimum.x
-    found = estimate(likelihood, reml=False, held=held, start=chart.model(optimum.x)[0]).optimum
+    found = estimate(likelihood, reml=reml, held=held, start=chart.model(optimum.x)[0]).optimum
     return optimum.x if found is None or found.value > optimum.value else found.x
 
 
 class VariancePath:
-    """A parameter of `varpar`, on its own scale; held: those that the fit held, which stay.
+    """A parameter of `varpar`, on its own scale, by the criterion of `base`; what that held stays.
 
     x: coordinates of `charts.HeldChart`, which mean the same at every value that is held.
     """
@@ -161,8 +161,8 @@ class VariancePath:
     def solve(self, u: float, x: FloatArray) -> Node | None:
         try:
             chart = self._chart(u)
-            best = _search(self._likelihood, self._held(u), chart, x, self._unit)
-            value = _Point(self._likelihood, chart, best).value
+            best = _search(self._likelihood, self._held(u), chart, x, self._unit, self._base.reml)
+            value = _Point(self._likelihood, chart, best, self._base.reml).value
             if value > self._highest:
                 return Node(u, self._highest, 0.0, best)
             return Node(u, value, self._slope(u, best), best)
@@ -180,7 +180,7 @@ class VariancePath:
         if self.scale.even and u in (self.scale.low, self.scale.high):
             return 0.0
         theta, sigma = self._chart(u).model(x)
-        d = self._likelihood.derivatives(theta, reml=False, sigma=sigma)
+        d = self._likelihood.derivatives(theta, reml=self._base.reml, sigma=sigma)
         h = STEP * (max(abs(u), self.step) if self.scale.to is _same else 1.0)
         low, high = max(u - h, self.scale.low), min(u + h, self.scale.high)
         change = (self._model(high, x) - self._model(low, x)) / (high - low)
@@ -204,7 +204,7 @@ def _without_term(likelihood: AnyLikelihood, base: Estimate, name: str) -> float
         sds = [n for n in parameters.natural_names[part] if n.startswith("sd_")]
         if rho.start <= at < rho.stop and not any(sd in base.held for sd in sds):
             held = {**base.held, **dict.fromkeys(sds, 0.0), name: parameters.to_natural(base.evaluation.theta)[at]}
-            return estimate(likelihood, reml=False, held=held).evaluation.deviance
+            return estimate(likelihood, reml=base.reml, held=held).evaluation.deviance
     return np.inf
 
 
@@ -236,7 +236,7 @@ class CoefficientPath:
     """A fixed effect beta_j: its column times u becomes an offset of the model without it.
 
     At the minimiser theta, with b and c = (X'V^-1X)^-1_jj/sigma^2 of the full model there, the quadratic part is
-    r^2(u) = r^2 + (u - b)^2/c, which gives the slope without another search. A column within the null space of a
+    r^2(u) = r^2 + (u - b)^2/c, which gives the slope without another search. By ML. A column within the null space of a
     random walk has no profile of its own (start: NaN): the walk would take up whatever it is put at.
     """
 
@@ -273,7 +273,7 @@ class CoefficientPath:
         try:
             offset = self._offset + u * self._column
             rest = self._rest.likelihood(self._full.spec.y, offset)
-            best = _search(rest, self._base.held, self._chart, x, self._unit)
+            best = _search(rest, self._base.held, self._chart, x, self._unit, False)
             theta, sigma = self._chart.model(best)
             found = rest(theta, reml=False, sigma=sigma)
             b, c = self._full(theta, reml=False).beta[self._at], self._unscaled(theta)

@@ -236,7 +236,9 @@ def test_the_fit_is_left_as_it_was(fits):
         ({"which": "sd_x"}, "no free parameter 'sd_x'.*This fit has Intercept, x, sd_Intercept"),
         ({"level": 95}, "a number between 0 and 1"),
         ({"method": "exact"}, "one of 'wald', 'profile', 'boot'"),
-        ({"method": "profile", "n": 3}, "has no option 'n'; it has none"),
+        ({"method": "wald", "n": 3}, "has no option 'n'; it has none"),
+        ({"method": "profile", "n": 3}, "has no option 'n'; it has reml"),
+        ({"method": "boot", "kind": "best"}, "kind='best': one of"),
         ({"method": "boot", "m": 3}, "has no option 'm'; it has n, seed"),
     ],
 )
