@@ -16,6 +16,7 @@ from .start import starting_theta
 from .structures.limits import at_bounds
 
 EXACT = 1e-10  # sums of squares below this part of those without random effects, and still falling, are none
+WITHIN = 1e-12  # of an effect's sum of squares: what rounding leaves of it beside fixed effects that contain it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +70,10 @@ def estimate(
     report: Callable[[Iteration], None] | None = None,
 ) -> Estimate:
     """Minimise the criterion. held: `varpar` names with values. start: theta (k,), by moments and EM if None."""
+    if reml not in (True, False):
+        raise ModelError(f"reml={reml!r}: True for REML, False for maximum likelihood")
+    if reml and isinstance(likelihood, Likelihood):
+        _check_apart(likelihood, held or {})
     before = likelihood.n_evaluations
     unit = likelihood(np.zeros(likelihood.parameters.count)).sigma if held else 1.0
     chart = make_chart(likelihood.parameters, likelihood.scaling(), held, unit)
@@ -97,6 +102,27 @@ def estimate(
     singular = bool(likelihood.parameters.count) and _is_singular(likelihood, theta)
     count = likelihood.n_evaluations - before
     return Estimate(evaluation, derivatives, chart, optimum, reml, dict(held or {}), norm, n_iter, count, singular)
+
+
+def _check_apart(likelihood: Likelihood, held: Mapping[str, float]) -> None:
+    """ModelError where the fixed effects contain an effect in every level: REML then says nothing of its variance.
+
+    What is left of a term beside X, sum_l Z_l'W(I - P)Z_l (r, r), P the projection on X, has less than full rank.
+    """
+    products, p, parameters = likelihood.products, likelihood.products.fixed.p, likelihood.parameters
+    own = {b.row_term: b.values[b.rows == b.cols] for b in products.blocks if b.row_term == b.col_term}
+    for k, (term, where) in enumerate(zip(likelihood.spec.terms, parameters.slices, strict=True)):
+        levels = np.flatnonzero(own[k].any(axis=(1, 2)))
+        if len(levels) > p or not set(parameters.natural_names[where]).isdisjoint(held):
+            continue
+        size, along = own[k].sum(axis=0), products.Zxy[k][levels, :, :p]
+        part = np.einsum("lrp,pq,lsq->rs", along, np.linalg.inv(products.xy[:p, :p]), along)
+        if np.linalg.eigvals(np.linalg.solve(size, size - part)).real.min() < WITHIN:
+            raise ModelError(
+                f"{term.describe()}: the fixed effects contain {'it' if term.n_effects == 1 else 'effects of it'} in "
+                "every level, so that REML says nothing of its variance. Drop it, or these fixed effects (by ML, "
+                "reml=False, such a variance is zero), or hold its parameters with fixed="
+            )
 
 
 def _start(likelihood: Likelihood | DenseLikelihood, start: FloatArray | None, reml: bool) -> tuple[FloatArray, int]:

@@ -17,6 +17,7 @@ from .structures.base import Residual
 
 SPARSE_PART = 0.2  # a column of fixed effects with more nonzeros than this part of the rows is dense
 ROUNDING = 4.0 * float(np.finfo(np.float64).eps)  # residuals of this size relative to the response are none
+LARGEST = 1e140  # range of a response whose squares, and sums of millions of them, are numbers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -276,8 +277,14 @@ def _check_spec(spec: ModelSpec) -> None:
     if spec.weights is not None and (spec.weights <= 0).any():
         bad = int((spec.weights <= 0).sum())
         raise DataError(f"weights must be positive: {bad} of {n} are not, the smallest is {spec.weights.min():g}")
-    if n > 1 and np.ptp(spec.y) == 0.0:
+    spread = np.ptp(spec.y) if n > 1 else 1.0
+    if spread == 0.0:
         raise DataError(f"the response '{spec.response}' is constant ({spec.y[0]:g}): there is nothing to model")
+    if not 1.0 / LARGEST < spread < LARGEST:
+        raise DataError(
+            f"the response '{spec.response}' has a range of {spread:g}, of which no squares can be summed: "
+            "give it in other units"
+        )
     known = spec.weights is not None and bool(np.ptp(spec.weights) > 0.0)
     for term in spec.terms:
         _check_identified(term, n, known or spec.residual is not None)

@@ -27,6 +27,12 @@ from .tokens import Expr
 HEAD = 2  # rows that show formulaic the kinds of plain columns; their levels are in their dtype
 SLAB = 4096  # rows of X written at a time: they stay in cache from one term to the next
 MANY_LEVELS = 100  # a factor with more makes sparse columns: beside a dense block of 1e6 rows, 0.8 GB
+UNREADABLE = {  # what formulaic says, and the way out
+    "`.` operator": "; write the names of the columns",
+    "Unknown operator '>'": "; a comparison stands in I(...), as I(x > 0)",
+    "Unknown operator '<'": "; a comparison stands in I(...), as I(x < 0)",
+    "Unknown operator '='": "; a comparison stands in I(...), as I(f == 'a')",
+}
 _EVALUATION_ERRORS = (FormulaicError, SyntaxError, TypeError, ValueError, LookupError, NameError, AttributeError)
 
 
@@ -168,7 +174,9 @@ def read_terms(text: str, expr: Expr) -> SimpleFormula:
     try:
         terms = formulaic.Formula(text)
     except _EVALUATION_ERRORS as error:
-        raise expr.error(f"'{expr.text}' cannot be read: {str(error).splitlines()[0].split('. ')[0]}") from error
+        said = str(error).splitlines()[0].split(". ")[0].rstrip(".")
+        hint = next((text for sign, text in UNREADABLE.items() if sign in said), "")
+        raise expr.error(f"'{expr.text}' cannot be read: {said}{hint}") from error
     if not isinstance(terms, SimpleFormula):
         raise expr.error(f"'{expr.text}' is not a sum of terms")
     return terms

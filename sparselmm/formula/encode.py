@@ -21,7 +21,7 @@ from .latent import LatentBuilder, LatentEncoding
 from .names import columns_of, evaluation_context, known_names, quote_columns
 from .parse import Bar, ParsedFormula, parse
 from .residual import ParsedResidual, parse_residual
-from .table import Rows, as_vector, kind_of, numeric_column, open_table, read_rows
+from .table import Rows, as_vector, check_index, check_not_index, kind_of, numeric_column, open_table, read_rows
 from .tokens import Expr
 
 
@@ -253,6 +253,7 @@ class _Builder:
             out, name = numeric_column(self.table, values, what), f"column '{values}'"
         else:
             out, name = as_vector(values, len(self.table), what), "the array"
+            check_index(values, self.table, what)
         missing = int(np.isnan(out).sum())
         if what == "weights" and missing:
             raise DataError(
@@ -283,6 +284,9 @@ class _Builder:
         return [column for expr in expressions for column in self._columns(expr)]
 
     def _columns(self, expr: Expr) -> list[str]:
+        for name in expr.names:
+            if name.text not in self.known and name.text not in self.table.columns:
+                check_not_index(name.text, self.table)
         return columns_of(expr, self.table.columns, self.known)
 
     def _text(self, expr: Expr) -> str:
@@ -292,6 +296,7 @@ class _Builder:
         expr = self.parsed.fixed
         terms = read_terms(self._text(expr), expr)
         design, X, S = make_fixed_design(terms, self._columns(expr), frame, self.context)
+        _check_distinct(design.names)
         if S is None:
             self._made[_texts(terms)] = design, X
         return design, X, S
@@ -363,6 +368,13 @@ class _Builder:
 def _wide(factor: GroupingFactor) -> GroupingFactor:
     """The same with codes as int64, which structures of residuals calculate with."""
     return replace(factor, codes=factor.codes.astype(np.int64))
+
+
+def _check_distinct(names: Sequence[str]) -> None:
+    """DataError where a column of the table is called like another coefficient."""
+    if len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise DataError(f"two coefficients would have the name '{twice}': rename the column of the table")
 
 
 def _texts(terms: SimpleFormula) -> tuple[str, ...]:

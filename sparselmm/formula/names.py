@@ -11,12 +11,24 @@ import pandas as pd
 from formulaic.transforms import TRANSFORMS, C
 
 from .._errors import DataError
-from .tokens import Expr, Name
+from .tokens import PYTHON_WORDS, Expr, Name
 
 _NUMPY = (
     "abs exp expm1 log log1p log2 log10 sqrt cbrt sin cos tan arcsin arccos arctan arctan2 sinh cosh tanh "
     "floor ceil round sign minimum maximum where clip pi"
 )
+
+R_VALUES = {"TRUE": "True", "FALSE": "False", "NULL": "None"}
+FROM_R = {  # functions that people know, and what does the same here
+    "ns": "R's ns(x, df=4) is cr(x, df=4, constraints='center')",
+    "s": "a smooth of x is rw2(0 + x), splines are bs(x, df=5) and cr(x, df=5)",
+    "cbind": "for several responses there are lmm_multi and lmm_many",
+    "ifelse": "take where(condition, a, b)",
+    "as.factor": "take factor(x)",
+    "as.numeric": "numbers are numbers; make a column of text numeric first",
+    "relevel": "the first level is chosen by C(f, contr.treatment('level'))",
+    "weights": "weights are an argument beside the formula, weights='column'",
+}
 
 
 def factor(data: Any, *args: Any, **kwargs: Any) -> Any:
@@ -45,11 +57,20 @@ def columns_of(expr: Expr, columns: Collection[str], known: Collection[str]) -> 
     A column comes before a name of the context, as in R. Errors: DataError for a column that the table does not
     have, FormulaError for an unknown function or a name that is both a column and a function here.
     """
+    if word := _reserved(expr, columns):
+        raise expr.error(f"'{word}' is a word of Python: write the column in backticks, `{word}`")
     read = {column: None for name in expr.names if (column := _column(expr, name, columns, known))}
     for name in expr.names:
         if name.is_call and name.text in read:
             raise expr.error(f"'{name.text}' is a column and a function here: rename the column", name)
     return list(read)
+
+
+def _reserved(expr: Expr, columns: Collection[str]) -> str | None:
+    """The first column that stands in the expression as a bare word of Python, such as `lambda`."""
+    words = PYTHON_WORDS.intersection(columns)
+    bare = (w for w in words if re.search(rf"(?<![\w.`'\"]){w}(?![\w`'\"])", expr.text))
+    return next(bare, None)
 
 
 def quote_columns(expr: Expr, columns: Collection[str]) -> str:
@@ -65,7 +86,9 @@ def _column(expr: Expr, name: Name, columns: Collection[str], known: Collection[
     if name.is_call and root == name.text:
         if root not in known:
             named = set(known).difference(dir(builtins))
-            raise expr.error(f"unknown function '{root}' (give your own in context=){suggest(root, named)}", name)
+            hint = FROM_R.get(root)
+            way_out = f"; {hint}" if hint else suggest(root, named)
+            raise expr.error(f"unknown function '{root}' (give your own in context=){way_out}", name)
         return None
     if name.text in columns:
         return name.text
@@ -73,6 +96,9 @@ def _column(expr: Expr, name: Name, columns: Collection[str], known: Collection[
         return root
     if root in known and not name.quoted:
         return None
+    if name.is_call:
+        hint = FROM_R.get(name.text, f"make a column of it first, or give context={{'{root}': {root}}}")
+        raise expr.error(f"unknown function '{name.text}'; {hint}", name)
     raise unknown_column(name.text, columns)
 
 
@@ -80,6 +106,8 @@ def unknown_column(name: str, columns: Iterable[str]) -> DataError:
     """The error for a column that is not there, with close matches."""
     names = list(columns)
     dotted = [c for c in names if c.startswith(f"{name}.")]
+    if name in R_VALUES:
+        return DataError(f"column '{name}' is not in the table; for R's {name} write {R_VALUES[name]}")
     shown = ", ".join(map(str, names[:12])) + (", ..." if len(names) > 12 else "")
     return DataError(f"column '{name}' is not in the table (columns: {shown}){suggest(name, names, dotted)}")
 

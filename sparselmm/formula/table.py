@@ -6,6 +6,7 @@ levels (text and the like with sorted levels), so that what follows never depend
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import narwhals.stable.v2 as nw
@@ -56,9 +57,8 @@ def open_table(data: Any) -> nw.DataFrame[Any]:
     try:
         frame = nw.from_native(data, eager_only=True)
     except TypeError as error:
-        lazy = "; collect it first" if hasattr(data, "collect") else ""
-        kind = f"{type(data).__module__}.{type(data).__qualname__}"
-        raise DataError(f"data must be a table (pandas, polars or pyarrow), not {kind}{lazy}") from error
+        kind = f"{type(data).__module__}.{type(data).__qualname__}{_way_to_a_table(data)}"
+        raise DataError(f"data must be a table (pandas, polars or pyarrow), not {kind}") from error
     except nw.exceptions.DuplicateError as error:
         twice = ", ".join(line.removeprefix("- ") for line in str(error).splitlines()[1:4])
         raise DataError(f"columns of the table have the same name ({twice}): rename them") from error
@@ -66,6 +66,20 @@ def open_table(data: Any) -> nw.DataFrame[Any]:
     if odd:
         raise DataError(f"{len(odd)} column names are not text, the first is {odd[0]!r}: rename these columns")
     return frame
+
+
+def _way_to_a_table(data: Any) -> str:
+    if hasattr(data, "collect"):
+        return "; collect it first"
+    if isinstance(data, str | Path):
+        return "; read the file first, as with pandas.read_csv"
+    if isinstance(data, pd.Series):
+        return "; data.to_frame() makes a table of a column, data.to_frame().T of a row"
+    if isinstance(data, Mapping) and data and all(np.ndim(values) == 0 for values in data.values()):
+        return "; pandas.DataFrame([data]) makes a table of one row"
+    if isinstance(data, Mapping | list | np.ndarray):
+        return "; pandas.DataFrame(data), with names for the columns, makes one of it"
+    return ""
 
 
 def read_rows(
@@ -83,6 +97,7 @@ def read_rows(
     """
     for column in columns:
         if column not in table.columns:
+            check_not_index(column, table)
             raise unknown_column(column, table.columns)
     arrays = arrays or {}
     series = {c: table.get_column(c) for c in columns}  # one by one: select() would copy them all
@@ -99,6 +114,12 @@ def read_rows(
     return Rows(pd.DataFrame(frame, index=range(int(keep.sum())), copy=False), keep, arrays, missing)
 
 
+def check_not_index(column: str, table: nw.DataFrame[Any]) -> None:
+    """DataError where `column`, which is no column, is the index of a pandas table."""
+    if column in getattr(getattr(table.to_native(), "index", None), "names", ()):
+        raise DataError(f"'{column}' is the index of the table, not a column: take data.reset_index()")
+
+
 def as_vector(values: ArrayLike, n: int, what: str) -> FloatArray:
     """`values` as n floats; DataError naming `what` where it cannot be."""
     try:
@@ -108,6 +129,16 @@ def as_vector(values: ArrayLike, n: int, what: str) -> FloatArray:
     if out.shape != (n,):
         raise DataError(f"unequal lengths: {what} has shape {out.shape}, the table has {n} rows")
     return out
+
+
+def check_index(values: Any, table: nw.DataFrame[Any], what: str) -> None:
+    """DataError where pandas labels the rows of a Series otherwise than those of the table: in which order are they?"""
+    native = table.to_native()
+    if isinstance(values, pd.Series) and isinstance(native, pd.DataFrame) and not values.index.equals(native.index):
+        raise DataError(
+            f"{what}: the Series has another index than the table. Make a column of the table of it, or give "
+            f"{what}.to_numpy() where its rows are in the table's order"
+        )
 
 
 def numeric_column(table: nw.DataFrame[Any], column: str, what: str) -> FloatArray:

@@ -17,7 +17,7 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _PAIRS = {")": "(", "]": "[", "}": "{"}
-_PYTHON_WORDS = frozenset("and or not if else for in is lambda True False None".split())
+PYTHON_WORDS = frozenset("and or not if else for in is lambda True False None".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +106,9 @@ class Source:
         out, at = [], self.tokens[lo].start
         for i in range(lo, hi):
             token = self.tokens[i]
-            reserved = token.kind == "name" and keyword.iskeyword(token.text) and token.text not in _PYTHON_WORDS
-            new = f"Q('{token.text}')" if reserved and i not in terms else token.text
+            name = token.text.strip("`")
+            is_column = token.kind == "quoted" or (token.kind == "name" and name not in PYTHON_WORDS)
+            new = f"Q('{name}')" if is_column and keyword.iskeyword(name) and i not in terms else token.text
             out += [self.text[at : token.start], "**" if new == "^" else new]
             at = token.end
         return "".join(out)
@@ -127,7 +128,7 @@ class Source:
         """Whether name i is a word of Python, a keyword argument (`df=3`) or an attribute (`).real`)."""
         attribute = i > 0 and self.tokens[i - 1].text == "."
         argument = i + 1 < len(self.tokens) and self.tokens[i + 1].text == "="
-        return self.tokens[i].text in _PYTHON_WORDS or attribute or argument
+        return self.tokens[i].text in PYTHON_WORDS or attribute or argument
 
 
 def _one_line(text: str) -> str:

@@ -1,0 +1,136 @@
+"""What people try in their first hour, and what they are told."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import sparselmm as slm
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    g = rng.integers(0, 12, 120)
+    x, z = rng.normal(size=120), rng.uniform(1, 5, 120)
+    y = 1 + 2 * x + rng.normal(size=12)[g] + rng.normal(size=120)
+    return pd.DataFrame({"y": y, "x": x, "z": z, "g": g, "h": rng.choice(list("abcde"), 120)})
+
+
+@pytest.mark.parametrize(
+    ("formula", "term"),
+    [
+        ("y ~ C(g) + (1 | g)", r"\(1 \| g\): the fixed effects contain it"),
+        ("y ~ h + x + (1 | h) + (1 | g)", r"\(1 \| h\): the fixed effects contain it"),
+        ("y ~ 0 + C(g):h + (1 | g:h)", r"\(1 \| g:h\): the fixed effects contain it"),
+        ("y ~ h * x + (x | h)", r"\(1 \+ x \| h\): the fixed effects contain effects of it"),
+        ("y ~ h + (x | h)", r"\(1 \+ x \| h\): the fixed effects contain effects of it"),
+    ],
+)
+def test_a_variance_that_reml_cannot_see_is_refused(table, formula, term):
+    """The criterion does not depend on it; the search ran to 1e7, where rounding made 96 of an intercept of 0.96."""
+    with pytest.raises(slm.ModelError, match=term):
+        slm.lmm(formula, table)
+
+
+def test_such_a_variance_is_zero_by_ml_and_may_be_held(table):
+    means = table.groupby("g")["y"].mean()
+    by_ml = slm.lmm("y ~ 0 + C(g) + (1 | g)", table, reml=False)
+    held = slm.lmm("y ~ 0 + C(g) + (1 | g)", table, fixed={"sd_Intercept|g": 2.0})
+    assert by_ml.varpar["sd_Intercept|g"] == 0.0
+    np.testing.assert_allclose(by_ml.fixef, means, rtol=1e-10)  # V only adds what X takes up
+    np.testing.assert_allclose(held.fixef, means, rtol=1e-10)
+
+
+def test_slopes_beside_fixed_intercepts_are_seen(table):
+    fit = slm.lmm("y ~ C(g) + x + (0 + x | g)", table)
+    assert fit.converged
+    assert slm.lmm("y ~ x + (x | g)", table.assign(x=1.6e9 + 1e5 * table.x)).converged
+
+
+TABLES = [
+    ({"y": [1.0, 2.0]}, r"pandas.DataFrame\(data\)"),
+    ({"y": 1.0, "x": 2.0}, r"pandas.DataFrame\(\[data\]\)"),
+    ([{"y": 1.0}], r"pandas.DataFrame\(data\)"),
+    (np.ones((3, 2)), r"pandas.DataFrame\(data\)"),
+    (pd.Series([1.0, 2.0]), r"to_frame\(\)"),
+    ("data.csv", "pandas.read_csv"),
+]
+
+
+@pytest.mark.parametrize(("data", "message"), TABLES, ids=lambda x: type(x).__name__)
+def test_what_is_no_table_has_a_way_to_one(data, message):
+    with pytest.raises(slm.DataError, match=message):
+        slm.lmm("y ~ x + (1 | g)", data)
+
+
+MESSAGES = [
+    ("y ~ lambda * z + (1 | g)", "`lambda`"),
+    ("lambda ~ z + (1 | g)", "`lambda`"),
+    ("y ~ is + (1 | g)", "`is`"),
+    ("y ~ ns(x, df=4) + (1 | g)", r"cr\(x, df=4, constraints='center'\)"),
+    ("y ~ s(x) + (1 | g)", r"rw2\(0 \+ x\)"),
+    ("cbind(y, x) ~ z + (1 | g)", "lmm_multi"),
+    ("y ~ as.factor(h) + (1 | g)", r"factor\(x\)"),
+    ("y ~ pd.cut(x, 3) + (1 | g)", r"context=\{'pd': pd\}"),
+    ("y ~ poly(x, 2, raw=TRUE) + (1 | g)", "for R's TRUE write True"),
+    ("y ~ . + (1 | g)", "write the names of the columns"),
+    ("y ~ (x > 0) + (1 | g)", r"I\(x > 0\)"),
+    ("y ~ x + row + (1 | g)", "'row' is the index of the table"),
+    ("y ~ x + `Intercept` + (1 | g)", "two coefficients would have the name 'Intercept'"),
+]
+
+
+@pytest.mark.parametrize(("formula", "message"), MESSAGES)
+def test_what_is_not_understood_has_a_way_out(table, formula, message):
+    more = table.assign(**{"lambda": table.x, "is": table.x, "Intercept": table.z}).rename_axis("row")
+    with pytest.raises(slm.SparselmmError, match=message):
+        slm.lmm(formula, more)
+
+
+def test_columns_with_words_of_python_for_names_in_backticks(table):
+    fit = slm.lmm("y ~ `lambda` + log(`is`) + (1 | g)", table.assign(**{"lambda": table.x, "is": table.z}))
+    plain = slm.lmm("y ~ x + log(z) + (1 | g)", table)
+    np.testing.assert_allclose(fit.fixef.to_numpy(), plain.fixef.to_numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("reml", ["ML", "False", None, 2])
+def test_reml_is_true_or_false(table, reml):
+    with pytest.raises(slm.ModelError, match="reml=.*False for maximum likelihood"):
+        slm.lmm("y ~ x + (1 | g)", table, reml=reml)
+
+
+@pytest.mark.parametrize("what", ["weights", "offset"])
+def test_a_series_whose_labels_stand_in_another_order_is_refused(table, what):
+    """By position or by label? The numbers differ, and nobody would notice."""
+    turned = table.z.sort_values()
+    with pytest.raises(slm.DataError, match=f"{what}: the Series has another index"):
+        slm.lmm("y ~ x + (1 | g)", table, **{what: turned})
+    by_name = slm.lmm("y ~ x + (1 | g)", table, **{what: "z"})
+    assert slm.lmm("y ~ x + (1 | g)", table, **{what: turned.reindex(table.index)}).deviance == by_name.deviance
+    assert slm.lmm("y ~ x + (1 | g)", table, **{what: table.z.to_numpy()}).deviance == by_name.deviance
+
+
+@pytest.mark.parametrize("factor", [1e200, 1e-170])
+def test_a_response_whose_squares_are_no_numbers_is_refused(table, factor):
+    with pytest.raises(slm.DataError, match="give it in other units"):
+        slm.lmm("y ~ x + (1 | g)", table.assign(y=factor * table.y))
+
+
+@pytest.mark.parametrize("factor", [1e130, 1e-130])
+def test_a_response_of_any_other_size_is_fitted(table, factor):
+    fit, unit = (slm.lmm("y ~ x + (1 | g)", table.assign(y=f * table.y)) for f in (factor, 1.0))
+    np.testing.assert_allclose(fit.fixef / factor, unit.fixef, rtol=1e-9)
+    np.testing.assert_allclose(fit.varpar / factor, unit.varpar, rtol=1e-6)
+
+
+def test_natural_splines_are_those_of_r(table):
+    """The span of R's ns(x, df=4): cubic between quartiles, linear beyond the ends (its definition)."""
+    knots = table.x.quantile([0, 0.25, 0.5, 0.75, 1]).to_numpy()
+    cubes = np.maximum(table.x.to_numpy()[:, None] - knots, 0.0) ** 3
+    d = (cubes[:, :-1] - cubes[:, -1:]) / (knots[-1] - knots[:-1])
+    basis = d[:, :-1] - d[:, -1:]  # Hastie, Tibshirani & Friedman (2009), equation 5.4
+    by_hand = slm.lmm(
+        "y ~ x + a + b + c + (1 | g)", table.assign(a=basis[:, 0], b=basis[:, 1], c=basis[:, 2]), reml=False
+    )
+    fit = slm.lmm("y ~ cr(x, df=4, constraints='center') + (1 | g)", table, reml=False)
+    np.testing.assert_allclose(fit.deviance, by_hand.deviance, rtol=1e-9)
