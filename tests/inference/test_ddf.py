@@ -280,7 +280,9 @@ def test_without_coefficients_there_is_nothing_to_test(ddf):
 
 
 def test_kenward_roger_of_a_term_within_the_fixed_effects():
-    """X'V^-1X and the criterion do not depend on such a variance: whatever is estimated of it is a starting value."""
-    fit = slm.lmm("y ~ C(g) + (1 | g)", small())
-    with pytest.raises(slm.ModelError, match=r"\(1 \| g\): the fixed effects take up all of it"):
+    """X'V^-1X and the criterion do not depend on such a variance, but for the 1e-4 of `x` that leaves it in sight."""
+    data = small()
+    near = data.assign(x=np.where(np.arange(len(data)) == 0, 1.0001, 1.0))
+    fit = slm.lmm("y ~ C(g) + (0 + x | g)", near)
+    with pytest.raises(slm.ModelError, match=r"\(0 \+ x \| g\): the fixed effects take up all of it"):
         fit.coef_table("kenward-roger")
