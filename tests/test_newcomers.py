@@ -6,6 +6,8 @@ import pytest
 
 import sparselmm as slm
 
+SEARCH = 1e-5  # a search ends this near to the optimum, in standard errors
+
 
 @pytest.fixture(scope="module")
 def table() -> pd.DataFrame:
@@ -134,3 +136,15 @@ def test_natural_splines_are_those_of_r(table):
     )
     fit = slm.lmm("y ~ cr(x, df=4, constraints='center') + (1 | g)", table, reml=False)
     np.testing.assert_allclose(fit.deviance, by_hand.deviance, rtol=1e-9)
+
+
+def test_shares_of_variance_count_the_weights_of_each_response(table):
+    """voom's weights are 2 or 20: sigma^2 is the variance of a row of weight one, and a row has sigma^2/w."""
+    w = np.random.default_rng(1).uniform(3, 6, len(table))
+    fit = slm.lmm("y ~ x + (1 | g)", table, weights=w)
+    between, residual = fit.varpar["sd_Intercept|g"] ** 2, fit.sigma**2 * np.mean(1 / w)
+    fixed = np.var(fit.spec.X @ fit.fixef.to_numpy())
+    expected = np.array([between, fixed, residual]) / (between + fixed + residual)
+    for weights in (w, w[None, :]):
+        shares = slm.lmm_many("~ x + (1 | g)", table, table[["y"]], weights=weights).variance_partition()
+        np.testing.assert_allclose(shares[["g", "fixed", "residual"]].to_numpy()[0], expected, rtol=SEARCH)

@@ -71,7 +71,8 @@ def lmm_many(
     size = block_size(design) if block is None else check_size(block)
     run = _Run(design, source, keep, reml, degrees, own, size, client)
     names, estimates, extra = {"per-response": run.each, "common": run.common, "shrunk": run.shrunk}[mode]()
-    return ManyFits(spec, design, names, tuple(contrasts or ()), estimates, reml, mode, extra)
+    inverse = (1.0 / (design.weights[None, :] if own is None else own)).mean(axis=1)
+    return ManyFits(spec, design, names, tuple(contrasts or ()), estimates, reml, mode, extra, inverse)
 
 
 def each_responses_own(weights: Any) -> FloatArray | None:

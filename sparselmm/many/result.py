@@ -21,7 +21,8 @@ class ManyFits:
     """v fits of one model. Arrays have one row a response, in the order of Y; NaN where `reason` says why.
 
     spec: the model (its y is a stand-in). responses: (v,) names. contrast_names: what `contrasts=` asked for.
-    extra: what a mode adds, such as `Sigma` of mode="common".
+    extra: what a mode adds, such as `Sigma` of mode="common". inverse_weight: mean of 1/weight over the samples, (v,)
+    where each response has its own weights, else (1,).
     """
 
     spec: ModelSpec
@@ -32,6 +33,7 @@ class ManyFits:
     reml: bool
     mode: str
     extra: Mapping[str, Any]
+    inverse_weight: FloatArray
 
     @property
     def coefficients(self) -> tuple[str, ...]:
@@ -139,7 +141,7 @@ class ManyFits:
 
     def variance_partition(self) -> pd.DataFrame:
         """Shares of the variance of each response: a column a term, `fixed` (of X beta) and `residual`."""
-        return pd.DataFrame(fractions(self.design, self.estimates), index=self.responses)
+        return pd.DataFrame(fractions(self.design, self.estimates, self.inverse_weight), index=self.responses)
 
     def __repr__(self) -> str:
         fitted = int((self.reason == "").sum())
