@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .results import Fit
     from .terms import ModelSpec
 
+# Bytes beside the engine's: an entry of M (where it lies, its values), an effect (right sides, moments, derivatives).
+BYTES_PER_ENTRY, BYTES_PER_EFFECT = 40.0, 450.0
 PATIENCE = 3.0  # seconds before a terminal shows a progress line
 LIMITS = {
     ("rho", 1.0): "each series is one number, or a random walk where its standard deviation is huge",
@@ -147,7 +149,7 @@ def _facts(fit: "Fit") -> Iterator[str]:
     yield _search(fit)
     if fit.is_singular:
         names = [name for name, there in at_edge(fit).items() if there]
-        edge = [f"{name} = {fit.varpar[name]:.0f}{_meaning(name, fit)}" for name in names]
+        edge = [f"{name} = {fit.varpar[name]:.4g}{_meaning(name, fit)}" for name in names]
         yield f"Singular fit: {', '.join(edge) or 'a covariance matrix is not of full rank'}"
     if fit.method == "cobyqa":
         yield "Newton's method stopped short; the derivative-free search COBYQA went on from there."
@@ -257,7 +259,7 @@ def describe(likelihood: "Likelihood | DenseLikelihood") -> str:
     if isinstance(likelihood, Likelihood):
         pattern, engine = likelihood.equations.pattern, likelihood.engine
         lines.append(f"M: {pattern.q:,} x {pattern.q:,}, {pattern.nnz:,} nonzeros in its lower triangle")
-        memory = engine.memory + 40.0 * pattern.nnz
+        memory = engine.memory + BYTES_PER_ENTRY * pattern.nnz + BYTES_PER_EFFECT * pattern.q
     else:
         memory = forecast_bytes(spec.n, spec.q)
     lines.append(f"Engine: {likelihood.engine_name} ({likelihood.engine_reason})")

@@ -87,10 +87,15 @@ def _without_meaning(fit: "Fit") -> BoolArray:
 
 
 def at_edge(fit: "Fit") -> pd.Series:
-    """Whether each of `varpar` lies on the boundary: a variance of zero, a correlation of +-1, a rate at its limit."""
-    is_cor = fit.varpar.index.str.startswith("cor_")
-    out = np.where(is_cor, 1.0 - fit.varpar.abs() < EDGE, fit.varpar == 0.0)
-    parameters = fit.likelihood.parameters
+    """Whether each of `varpar` lies on the boundary: a variance of zero, a correlation of +-1, a rate at its limit.
+
+    The common correlation of r effects is -1/(r-1) at least (`least_correlation` of a structure).
+    """
+    is_cor, parameters = fit.varpar.index.str.startswith("cor_"), fit.likelihood.parameters
+    least = np.full(len(is_cor), -1.0)
+    for structure, part in zip(parameters.structures, parameters.slices, strict=True):
+        least[part] = getattr(structure, "least_correlation", -1.0)
+    out = np.where(is_cor, np.minimum(1.0 - fit.varpar, fit.varpar - least) < EDGE, fit.varpar == 0.0)
     ended = np.append(at_bounds(fit.estimate.evaluation.theta, parameters.bounds()), False)
     return pd.Series((out | ended) & ~_without_meaning(fit), index=fit.varpar.index)
 

@@ -28,6 +28,7 @@ class CompoundSymmetry:
         _need_two("cs", n_effects)
         self.n_effects = n_effects
         self.label = f"cs({label})"
+        self.least_correlation = -1.0 / (n_effects - 1)
         mean = np.full((n_effects, n_effects), 1.0 / n_effects)
         self._projections = np.stack([np.eye(n_effects) - mean, mean])
 
@@ -84,6 +85,7 @@ class HeterogeneousCompoundSymmetry:
         self.n_effects = n_effects
         self.n_params = n_effects + 1
         self.label = f"hcs({label})"
+        self.least_correlation = -1.0 / (n_effects - 1)
 
     def names(self, effects: tuple[str, ...], group: str) -> tuple[str, ...]:
         return (*(f"root_sd_{e}|{group}" for e in effects), f"angle_{self.label}|{group}")

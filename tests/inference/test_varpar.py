@@ -190,6 +190,26 @@ def test_a_correlation_of_one_is_a_legal_answer(reml):
     assert np.isfinite(fit.ranef(se=True)["g"].to_numpy()).all()
 
 
+@pytest.mark.parametrize("word", ["cs", "hcs"])
+def test_the_lowest_common_correlation_is_a_boundary(word):
+    """-1/(r-1): effects that sum to zero in every group. Its error was 0; the others' are those with it given."""
+    rng = np.random.default_rng(3)
+    g, f = np.repeat(np.arange(15), 6), np.tile(np.arange(3), 30)
+    b = rng.normal(size=(15, 3))
+    y = (b - b.mean(axis=1, keepdims=True))[g, f] + 0.3 * rng.normal(size=90)
+    data = pd.DataFrame({"g": g, "f": list(np.array(list("abc"))[f]), "y": y})
+    fit = slm.lmm(f"y ~ f + {word}(0 + f | g)", data)
+    name = f"cor_{word}(f)|g"
+    assert fit.is_singular and fit.varpar[name] == pytest.approx(-0.5, abs=SAME_RTOL)
+    assert list(fit.varpar_se.index[fit.varpar_se.isna()]) == [name]
+    assert f"Singular fit: {name} = -0.5" in fit.summary()
+    if word == "cs":
+        X, same = np.eye(3)[f], np.equal.outer(g, g)
+        V = lambda x: x[0] ** 2 * same * (1.5 * X @ X.T - 0.5) + x[1] ** 2 * np.eye(90)  # noqa: E731
+        errors = observed_errors(y, X, V, fit.varpar.drop(name).to_numpy(), True)
+        np.testing.assert_allclose(fit.varpar_se.drop(name), errors, rtol=ERROR_RTOL)
+
+
 def test_three_effects_of_rank_two_are_a_legal_answer():
     """The third effect is the sum of the other two: no variance is zero, no correlation +-1."""
     rng = np.random.default_rng(0)
