@@ -10,6 +10,8 @@ import pandas as pd
 
 from .._typing import BoolArray, FloatArray
 from ..charts import SIGMA
+from ..dense import DenseLikelihood
+from ..likelihood import Likelihood
 from ..parameters import Parameters
 from ..structures.base import correlations
 from ..structures.limits import at_bounds
@@ -64,7 +66,7 @@ def delta_method(fit: "Fit", function: Callable[[FloatArray, float], FloatArray]
     if not len(search.x):
         k = len(function(fit.estimate.evaluation.theta, fit.sigma))
         return np.zeros((k, k))
-    J = _jacobian(lambda x: function(*search.model(x)), search.x)
+    J = jacobian(lambda x: function(*search.model(x)), search.x)
     return np.asarray(J @ search.cov @ J.T)
 
 
@@ -101,25 +103,30 @@ def at_edge(fit: "Fit") -> pd.Series:
 
 
 def _free_search(fit: "Fit") -> _Search:
-    """x = (theta, log sigma^2), theta at its edge left out of the information."""
-    d, theta = fit.estimate.derivatives, fit.estimate.evaluation.theta
+    """x = (size theta, log sigma^2), theta at its edge left out of the information."""
+    d, theta, size = fit.estimate.derivatives, fit.estimate.evaluation.theta, sizes(fit.likelihood)
     k = len(theta)
     inside = (theta != 0.0) & ~at_bounds(theta, fit.likelihood.parameters.bounds())
     cov = np.zeros((k + 1, k + 1))
-    cov[:k, :k] = _covariance(_information(fit, inside), inside)
-    slope = d.cross_log_sigma2 / d.information_log_sigma2
+    cov[:k, :k] = _covariance(_information(fit, size, inside), inside)
+    slope = d.cross_log_sigma2 / size / d.information_log_sigma2
     cov[:k, k] = cov[k, :k] = -cov[:k, :k] @ slope
     cov[k, k] = 2.0 / d.information_log_sigma2 + slope @ cov[:k, :k] @ slope
-    x = np.append(theta, 2.0 * np.log(fit.sigma))
-    return _Search(x, cov, lambda x: (x[:-1], float(np.exp(0.5 * x[-1]))))
+    x = np.append(size * theta, 2.0 * np.log(fit.sigma))
+    return _Search(x, cov, lambda x: (x[:-1] / size, float(np.exp(0.5 * x[-1]))))
 
 
-def _information(fit: "Fit", inside: BoolArray) -> FloatArray:
-    """AI and curvature, (k, k); where V is not linear in covariances differences of the score."""
+def sizes(likelihood: Likelihood | DenseLikelihood) -> FloatArray:
+    """What theta times is of order one whatever the units of the effects, (k,)."""
+    return np.asarray(np.linalg.norm(likelihood.scaling(), axis=0))
+
+
+def _information(fit: "Fit", size: FloatArray, inside: BoolArray) -> FloatArray:
+    """AI and curvature by size theta, (k, k); where V is not linear in covariances differences of the score."""
     if not _is_curved(fit):
-        return fit.estimate.derivatives.hessian
-    score = lambda theta: fit.likelihood.derivatives(theta, reml=fit.reml).gradient  # noqa: E731
-    return _differenced(score, fit.estimate.evaluation.theta, inside)
+        return fit.estimate.derivatives.hessian / np.outer(size, size)
+    score = lambda x: fit.likelihood.derivatives(x / size, reml=fit.reml).gradient / size  # noqa: E731
+    return _differenced(score, size * fit.estimate.evaluation.theta, inside)
 
 
 def _is_curved(fit: "Fit") -> bool:
@@ -173,7 +180,8 @@ def _covariance(information: FloatArray, inside: BoolArray) -> FloatArray:
 
 
 @np.errstate(invalid="ignore")  # a rate that is infinite on both sides
-def _jacobian(function: Callable[[FloatArray], FloatArray], x: FloatArray) -> FloatArray:
+def jacobian(function: Callable[[FloatArray], FloatArray], x: FloatArray) -> FloatArray:
+    """Central differences of function(x) by coordinates x (k,) of order one, (c, k); zero where they are no numbers."""
     units = np.eye(len(x)) * STEP
     columns = [(function(x + e) - function(x - e)) / (2 * STEP) for e in units]
     return np.nan_to_num(np.array(columns).T)

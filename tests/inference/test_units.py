@@ -1,0 +1,24 @@
+"""Errors of variance parameters whatever the units of the covariates."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import sparselmm as slm
+
+
+@pytest.mark.parametrize("extra", ["", " + ar1(0 + t | h)"])
+@pytest.mark.parametrize("unit", [1e-9, 1e9])
+def test_errors_do_not_depend_on_the_units_of_a_slope(unit, extra):
+    """Seconds since 1970, or parts per billion: theta of such a slope is far from order one."""
+    rng = np.random.default_rng(1)
+    g = np.repeat(np.arange(30), 8)
+    x, t, h = rng.normal(size=240), np.tile(np.arange(24), 10), np.repeat(np.arange(10), 24)
+    y = 1 + x + rng.normal(size=30)[g] * (1 + 0.7 * x) + np.cumsum(rng.normal(size=240)) * 0.3 + rng.normal(size=240)
+    fits = [
+        slm.lmm("y ~ x + (x | g)" + extra, pd.DataFrame({"y": y, "x": x * c, "g": g, "t": t, "h": h}))
+        for c in (1.0, unit)
+    ]
+    expected, found = (fit.varpar_se for fit in fits)
+    found["sd_x|g"] *= unit
+    pd.testing.assert_series_equal(found, expected, rtol=1e-5)  # two searches; curved ones by differences
