@@ -36,6 +36,7 @@ MARKS = "<!-- scale -->", "<!-- /scale -->"
 WARM, SMALLEST = 0.1, 0.01  # what a process runs first is so much of its case, no smaller than this
 MACHINE = 24e9  # bytes of the machine on which every case must work
 LIMIT = 3600.0  # seconds after which a process is stopped
+WRITTEN = 1.0  # scale of what is kept
 
 app = typer.Typer(add_completion=False)
 
@@ -275,7 +276,7 @@ def main(
     unknown = set(names or []) - set(CASES)
     if unknown:
         raise typer.BadParameter(f"no case is called {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")
-    if write and scale != 1.0:
+    if write and scale != WRITTEN:
         raise typer.BadParameter("the documentation has the full sizes only")
     found = measured(names or list(CASES), scale)
     kept = read(RESULTS) | found if write else found
