@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
@@ -16,6 +17,7 @@ ASYMMETRY = 1e-9  # of sqrt(a_ii a_jj): what inverting a matrix of condition 1e6
 LARGEST_BLOCK = 10_000  # levels of a dense block: 0.8 GB, and Q would be as full
 DENSE = 300  # a precision in blocks up to here goes to LAPACK, larger ones to the sparse Cholesky
 BATCH = 2_000_000  # entries of equal blocks that LAPACK gets at a time
+PLAIN = (np.integer, np.floating, np.str_)  # labels that messages show as Python's
 WAY_OUT = {
     "covariance": "Identical twins and clones need one level, or a small value added to the diagonal",
     "precision": "Give kind='covariance' if it is a covariance, or an intrinsic structure such as rw1()",
@@ -25,9 +27,12 @@ WAY_OUT = {
 class Known(FixedPrecision):
     """The precision, or the sparse covariance, that the user gives: scipy.sparse, or dense for few levels.
 
+    A pandas table has its levels in its index, `P.relationship(ids)` for instance, and the same ones in its columns.
+
     matrix: m x m, symmetric positive definite. kind: "precision", or "covariance", which is inverted family by family:
     connected components of its graph have nothing to do with each other, and each becomes a dense block of Q.
-    levels: m labels of its rows in order, None for 0 ... m-1. Levels that no row of the data has stay.
+    levels: m labels of its rows in order, None for those of the table or 0 ... m-1. Levels that no row of the data has
+    stay.
     Unit scale: the variance of level i is that of the term times (Q^-1)_ii.
 
     Errors: ModelError for another kind; DataError where the matrix is not square, finite, symmetric (by more than
@@ -38,7 +43,7 @@ class Known(FixedPrecision):
         if kind not in ("precision", "covariance"):
             raise ModelError(f"known: kind is 'precision' or 'covariance', not '{kind}'")
         A = _checked(matrix, kind)
-        self.levels = _checked_levels(levels, A.shape[0])
+        self.levels = _checked_levels(_own_levels(matrix, levels, kind), A.shape[0])
         self._codes = {label: i for i, label in enumerate(self.levels)}
         if len(self._codes) < len(self.levels):
             twice = next(label for i, label in enumerate(self.levels) if self._codes[label] != i)
@@ -63,9 +68,15 @@ class Known(FixedPrecision):
 
 
 def _checked(matrix: Any, kind: str) -> sp.csc_array:
-    A = sp.csc_array(matrix, dtype=np.float64, copy=True)
-    if A.ndim != 2 or A.shape[0] != A.shape[1] or not A.shape[0]:
-        raise DataError(f"known: the {kind} has shape {A.shape}; it must be square")
+    given = matrix if sp.issparse(matrix) else np.asarray(matrix)
+    if given.ndim != 2 or given.shape[0] != given.shape[1] or not given.shape[0]:
+        raise DataError(f"known: the {kind}, a {type(matrix).__name__}, has shape {given.shape}; it must be square")
+    try:
+        if given.dtype.kind == "c":
+            raise TypeError("its entries are complex")
+        A = sp.csc_array(given, dtype=np.float64, copy=True)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"known: the {kind} is not a matrix of numbers: {error}") from error
     A.sum_duplicates()
     A.eliminate_zeros()
     if not np.isfinite(A.data).all():
@@ -73,8 +84,24 @@ def _checked(matrix: Any, kind: str) -> sp.csc_array:
     return A
 
 
+def _own_levels(matrix: Any, levels: Sequence[Any] | None, kind: str) -> Sequence[Any] | None:
+    """`levels`, or the labels of a table; DataError where these disagree."""
+    if not isinstance(matrix, pd.DataFrame) or (levels is not None and isinstance(matrix.index, pd.RangeIndex)):
+        return levels
+    one, two = list(matrix.index), list(matrix.columns if levels is None else levels)
+    wrong = next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), None)
+    if wrong is not None:
+        other = "its columns" if levels is None else "levels="
+        raise DataError(
+            f"known: the index of the {kind} and {other} have different labels, the first are {one[wrong]!r} and "
+            f"{two[wrong]!r}. Put rows and columns in one order with the labels of their levels in both, or give "
+            "the values alone, matrix.to_numpy(), and levels="
+        )
+    return two
+
+
 def _checked_levels(levels: Sequence[Any] | None, m: int) -> list[Any]:
-    out = list(range(m)) if levels is None else list(levels)
+    out = list(range(m)) if levels is None else [x.item() if isinstance(x, PLAIN) else x for x in levels]
     if len(out) != m:
         raise DataError(f"known: {len(out)} levels for a matrix of {m} rows; give one label a row, in its order")
     return out

@@ -1,6 +1,7 @@
 """A given precision or covariance: round trips, blocks, and every refusal."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 
@@ -68,6 +69,17 @@ def test_levels_of_the_matrix_are_found():
         Q.codes(["x", "id1", "y"])
 
 
+def test_a_table_has_its_own_labels():
+    """Rows of a relationship matrix in any order: labels were ignored, and 22.309 became 23.285."""
+    A, order = families(), np.random.default_rng(1).permutation(14)
+    table = pd.DataFrame(A[np.ix_(order, order)], index=order, columns=order)
+    Q = Known(table, kind="covariance")
+    assert Q.levels == order.tolist() == Known(table, "covariance", levels=order).levels
+    at = Q.codes(range(14))
+    np.testing.assert_allclose(np.linalg.inv(dense(Q, NONE))[np.ix_(at, at)], A, atol=DENSE)
+    assert Known(pd.DataFrame(A), levels=order).levels == order.tolist()  # no labels of its own
+
+
 def test_the_matrix_of_the_user_stays_as_it_was():
     A = sp.csc_array(families())
     before = A.copy()
@@ -87,6 +99,13 @@ def changed(i, j, value):
     [
         (np.ones((2, 3)), {}, r"shape \(2, 3\); it must be square"),
         (np.ones((0, 0)), {}, "square"),
+        (np.ones(3), {}, r"precision, a ndarray, has shape \(3,\); it must be square"),
+        ("K", {}, r"precision, a str, has shape \(\); it must be square"),
+        (np.array([["a"]]), {}, "precision is not a matrix of numbers: could not convert"),
+        (np.eye(2) * 1j, {}, "not a matrix of numbers: its entries are complex"),
+        (pd.DataFrame(np.eye(2), ["a", "b"], ["b", "a"]), {}, "index of the precision and its columns .* 'a' and 'b'"),
+        (pd.DataFrame(np.eye(2), ["a", "b"], ["a", "b"]), {"levels": ["b", "a"]}, "and levels= have different labels"),
+        (np.eye(2), {"levels": np.array([7, 7])}, "level 7 stands twice"),
         (families(), {"levels": ["a", "b"]}, "2 levels for a matrix of 14 rows"),
         (np.eye(2), {"levels": ["a", "a"]}, "'a' stands twice"),
         (changed(2, 2, np.nan), {}, "1 entries of the precision are infinite or missing"),
