@@ -79,11 +79,12 @@ def gram(begin: int, end: int, V: FloatArray, weights: FloatArray) -> FloatArray
     return out
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc"})
+@njit(cache=True, forceinline=True, nogil=True, fastmath={"reassoc"})
 def triangularise(A: FloatArray) -> None:
     """Householder's QR of A' in place: A (p, rows) holds columns as rows; R (p, p) ends up in A[k, :k+1].
 
-    Sums may be reordered: only then are they vectorised, which halves the time.
+    Sums may be reordered: only then are they vectorised, which halves the time. `forceinline`: two machine codes of
+    such sums, alone and within a caller, would differ in the last bit.
     """
     p, rows = A.shape
     for j in range(min(p, rows)):
@@ -135,7 +136,7 @@ def _centred_slab(first: int, last: int, X: FloatArray, shift: FloatArray, A: Fl
     A[: len(shift), last - first :] = 0.0
 
 
-@njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # so that it is vectorised
+@njit(cache=True, forceinline=True, nogil=True, fastmath={"reassoc", "contract"})  # so that it is vectorised
 def _dot(a: FloatArray, b: FloatArray) -> float:
     """Of two columns of a slab."""
     total = 0.0

@@ -13,7 +13,8 @@ from .._typing import AnyArray, BoolArray, FloatArray, IntArray
 
 TILE = 256  # families at a time: their part of B, read once for all markers of a block, stays in the cache
 MISSING = -127  # of a genotype in bytes, as bed-reader has it
-REORDER = {"reassoc", "contract"}  # sums may be vectorised; NaN and infinity keep their meaning
+# Sums may be vectorised; NaN and infinity keep their meaning. `forceinline`: see tests/kernels/test_same_bits.py.
+REORDER = {"reassoc", "contract"}
 
 
 @njit(cache=True, nogil=True)
@@ -49,7 +50,7 @@ def mark_missing(raw: AnyArray, people: IntArray, out: BoolArray) -> None:
         out[i] = x == MISSING or np.isnan(x)
 
 
-@njit(cache=True, nogil=True, fastmath=REORDER)
+@njit(cache=True, forceinline=True, nogil=True, fastmath=REORDER)
 def _tile(x: FloatArray, size: int, width: int, n: int, B: FloatArray, at: int) -> float:
     """sum over `width` families of x'B x; x (size, TILE)."""
     total = 0.0
@@ -64,7 +65,7 @@ def _tile(x: FloatArray, size: int, width: int, n: int, B: FloatArray, at: int) 
     return total
 
 
-@njit(cache=True, nogil=True, fastmath=REORDER)
+@njit(cache=True, forceinline=True, nogil=True, fastmath=REORDER)
 def _dot(h: FloatArray, x: FloatArray) -> float:
     total = 0.0
     for f in range(len(x)):

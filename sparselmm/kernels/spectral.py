@@ -18,9 +18,12 @@ from .._typing import FloatArray, IntArray
 MAX_STEPS = 60  # of one bracket; Newton takes 3 to 6, and bisection alone would end well before
 TOLERANCE = 1e-10  # of a step in t: quadratic convergence makes the error after it negligible
 INTERIOR, EDGE, RUNAWAY = 0, 1, 2  # how a search ended
+# Sums in vector registers: 3 times as fast, 1e-16 apart. `forceinline`, and for whatever calls them too: a copy of its
+# own in each caller would be optimised again, with other bits (tests/kernels/test_same_bits.py).
+REORDER = {"reassoc", "contract"}
 
 
-@njit(cache=True, fastmath={"reassoc", "contract"})  # sums in vector registers: 3 times as fast, 1e-16 apart
+@njit(cache=True, forceinline=True, fastmath=REORDER)
 def profile(
     phi: float, s2: FloatArray, rest: float, lam: FloatArray, d: FloatArray, nu: float
 ) -> tuple[float, float, float]:
@@ -48,7 +51,7 @@ def profile(
     return value, first + nu * relative, second + nu * (curve / r2 - relative * relative)
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def penalised(
     t: float, s2: FloatArray, rest: float, lam: FloatArray, d: FloatArray, nu: float, scale: float, prior: FloatArray
 ) -> tuple[float, float, float, float]:
@@ -64,7 +67,7 @@ def penalised(
     return phi, value, first * step, second * step * step + first * step
 
 
-@njit(cache=True)
+@njit(cache=True, forceinline=True)
 def bracketed_newton(
     low: float,
     high: float,
@@ -134,7 +137,7 @@ def variance_ratios(
                 phi[j], gradient[j], end[j] = at, 1.0, RUNAWAY
 
 
-@njit(cache=True, fastmath={"reassoc", "contract"})
+@njit(cache=True, forceinline=True, fastmath=REORDER)
 def sums_at(
     phi: float, scores: FloatArray, rest: float, lam: FloatArray, d: FloatArray, w: FloatArray, out: FloatArray
 ) -> None:
@@ -152,7 +155,7 @@ def sums_at(
     out[0], out[1], out[2], out[3], out[4] = r2, first, second, logdet, curve
 
 
-@njit(cache=True, fastmath={"reassoc", "contract"})
+@njit(cache=True, forceinline=True, fastmath=REORDER)
 def combination(
     phi: float, scores: FloatArray, w: FloatArray, cross: FloatArray, shape: FloatArray
 ) -> tuple[float, float, float]:

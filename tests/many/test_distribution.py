@@ -18,9 +18,6 @@ from tests.many.references import ONE, responses, samples
 from tests.scanning.simulated import study
 
 SAME = 1e-12  # a worker's BLAS has other threads: sums in another order
-# Kernels that a process has compiled itself and those that another has read from Numba's cache differ in the last bit,
-# which degrees of freedom raise to 5e-11: they come from differences of the score with steps of 1e-4.
-DIFFERENCED = 1e-9
 AT_ROUNDING = 1e-11  # of a scaled gradient after a last step of Newton's
 KINDS = {
     "one ratio": (ONE, {}),
@@ -54,8 +51,7 @@ def assert_same(found, expected, tolerance):
     for field in fields(expected.estimates):
         a, b = (getattr(fits.estimates, field.name) for fits in (found, expected))
         if tolerance and a.dtype.kind == "f":
-            rtol = DIFFERENCED if field.name.startswith("df") and tolerance == SAME else tolerance
-            np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol, err_msg=field.name)
+            np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance, err_msg=field.name)
         else:
             np.testing.assert_array_equal(a, b, err_msg=field.name)
     assert list(found.responses) == list(expected.responses)
