@@ -132,7 +132,7 @@ class LatentBuilder:
         if unknown:
             known = f"it has {', '.join(how.options)}" if how.options else "it has none"
             raise bar.error(f"{bar.word}() has no option '{unknown[0]}'; {known}")
-        options = {name: self._object(expr) for name, expr in bar.options}
+        options = {name: self._object(expr, option=True) for name, expr in bar.options}
         values = time_values(*key, self.frame, self.context)
         n_series = 1 if levels is None else levels.n_levels
         states = states_with_knots(how, values, series, n_series, label, options.pop("knots", None))
@@ -159,6 +159,8 @@ class LatentBuilder:
             parts.append(self._states(factor, how, none, None))
         (one, key1, Q1, codes1, times1, _), (two, key2, Q2, codes2, times2, _) = parts
         first, second = (b.word for b in bar.factors)
+        if Q1.null_dim or Q2.null_dim:
+            raise bar.error("a product needs two proper series, ar1() or ou(): the level of a random walk has no prior")
         effects = f"{first}({one})", f"{second}({two})"
         precision = Kronecker(Q1, Q2, effects=effects)
         labels = pd.MultiIndex.from_product([times1, times2], names=[one, two])
@@ -223,13 +225,14 @@ class LatentBuilder:
             raise bar.error(f"{word}() is written {word}(1 | id, name), with {how.needs} in context={{'name': ...}}")
         return bar.given
 
-    def _object(self, expr: Expr) -> Any:
-        """What a name or a literal after the comma stands for."""
+    def _object(self, expr: Expr, option: bool = False) -> Any:
+        """What a name or a literal after the comma stands for; option: the value of a keyword."""
         names = dict(self.context)
         try:
             return eval(expr.text, {"__builtins__": {}}, names)  # noqa: S307 - the user's own formula, as formulaic does
         except NameError as error:
-            raise ModelError(f"'{expr.text}' is not known: give it in context={{'{expr.text}': ...}}") from error
+            quoted = f", or in quotes, '{expr.text}', if it is a word" if option else ""
+            raise ModelError(f"'{expr.text}' is not known: give it in context={{'{expr.text}': ...}}{quoted}") from error
         except (SyntaxError, TypeError, AttributeError) as error:
             raise expr.error(f"'{expr.text}' cannot be read: {error}") from error
 
@@ -251,7 +254,10 @@ def time_values(expr: Expr, text: str, frame: pd.DataFrame, context: Mapping[str
     """Times of the rows: numbers, or the codes of an ordered categorical; new rows have the categories of the fit."""
     if text in frame and isinstance(frame[text].dtype, pd.CategoricalDtype):
         if not (new or frame[text].cat.ordered):
-            raise DataError(f"time '{text}' holds unordered categories: make numbers of them, or order the categories")
+            raise DataError(
+                f"time '{text}' holds text or unordered categories: make numbers of it, or "
+                "pandas.Categorical(values, categories=[first, ..., last], ordered=True)"
+            )
         return frame[text].cat.codes.to_numpy(dtype=np.int64)
     if text in frame and frame[text].dtype.kind in "iu":
         return frame[text].to_numpy(dtype=np.int64)

@@ -11,6 +11,7 @@ import pandas as pd
 from formulaic.transforms import TRANSFORMS, C
 
 from .._errors import DataError
+from ..structures.latent import latent_words
 from .tokens import PYTHON_WORDS, Expr, Name
 
 _NUMPY = (
@@ -84,6 +85,12 @@ def quote_columns(expr: Expr, columns: Collection[str]) -> str:
 def _column(expr: Expr, name: Name, columns: Collection[str], known: Collection[str]) -> str | None:
     root = name.text if name.quoted else name.text.split(".")[0]
     if name.is_call and root == name.text:
+        if root in latent_words() and root not in known:
+            raise expr.error(
+                f"'{root}(...)' is a random term: it is added, y ~ x + {root}(...), and a product of two series is "
+                "written ar1(0 + row):ar1(0 + col)",
+                name,
+            )
         if root not in known:
             named = set(known).difference(dir(builtins))
             hint = FROM_R.get(root)

@@ -89,6 +89,9 @@ def test_order_of_rows_kind_of_table_and_new_rows(frame, formula):
         ("y ~ ar1()", "ar1()", "is empty"),
         ("y ~ ped(1 | id)", "ped(1 | id)", "is written ped"),
         ("y ~ ar1(0 + row):ped(1 | id, P)", "ar1(0 + row):ped(1 | id, P)", "a product is of two series"),
+        ("y ~ ar1(0 + row)*ar1(0 + col)", "ar1", "a product of two series is written ar1"),
+        ("y ~ ar1(0 + row) x ar1(0 + col)", "ar1", "a product of two series is written ar1"),
+        ("y ~ rw1(0 + row):ar1(0 + col)", "rw1(0 + row):ar1(0 + col)", "two proper series"),
     ],
 )
 def test_errors_underline_the_place(frame, formula, place, message):
@@ -102,6 +105,8 @@ def test_errors_underline_the_place(frame, formula, place, message):
     [
         ("y ~ ar1(0 + x | g)", DataError, "ar1\\(\\) counts integer steps"),
         ("y ~ ped(1 | id, R)", ModelError, "'R' is not known"),
+        ("y ~ ar1(0 + t | g, start=free)", ModelError, "'free' is not known: .* or in quotes, 'free'"),
+        ("y ~ ar1(0 + g)", DataError, "time 'g' holds text or unordered categories: .*ordered=True"),
         ("y ~ ped(1 | id, Q)", ModelError, "P is a Pedigree"),
         ("y ~ ped(1 | col, P)", None, ""),
         ("y ~ ped(1 | t, P)", DataError, "7"),
