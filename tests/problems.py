@@ -264,6 +264,41 @@ def animals(rng: np.random.Generator, n: int, herds: int | None = None, **option
     return pd.DataFrame(d | {"animal": np.arange(n), "herd": herd, "y": y})
 
 
+def calves(rng: np.random.Generator, n: int) -> pd.DataFrame:
+    """`animals` with a dam, whose effect is inherited (sd 0.8) and her own (0.4)."""
+    table, dam = animals(rng, n), mating(n)["dam"]
+    dams = breeding_values(rng, mating(n)) + 0.5 * rng.normal(size=n)
+    return table.assign(dam=dam, y=table.y + 0.8 * dams[dam])[dam >= 0]
+
+
+def repeated(rng: np.random.Generator, n: int) -> pd.DataFrame:
+    """Two records of each of n/2 `animals`, with an effect of the animal that nobody inherits."""
+    twice = np.repeat(np.arange(n // 2), 2)
+    table, noise = animals(rng, n // 2).iloc[twice], _base(rng, len(twice))
+    return table.assign(x=noise["x"], y=table.y + 0.5 * noise["x"] + noise["y"]).reset_index(drop=True)
+
+
+KINSHIP = 0.5 * (np.eye(5) + 1.0)
+KINSHIP[0, 1] = KINSHIP[1, 0] = 0.0  # parents are unrelated
+
+
+def relatives(rng: np.random.Generator, n: int) -> pd.DataFrame:
+    """People in families of five: a record each, in n/12 places."""
+    d, m = _base(rng, n), -(-n // 5)
+    u = (rng.normal(size=(m, 5)) @ np.linalg.cholesky(KINSHIP).T).ravel()[:n]
+    place = groups(rng, n, n // 12)
+    return pd.DataFrame(
+        d | {"id": np.arange(n), "place": place, "y": d["x"] + u + effects(rng, place, [1], 0.5) + d["y"]}
+    )
+
+
+def kinship(n: int) -> dict[str, Any]:
+    """Q: the covariance of `relatives`."""
+    from sparselmm import Known
+
+    return {"Q": Known(sp.block_diag([KINSHIP] * -(-n // 5), format="csc"), kind="covariance")}
+
+
 def two_traits(rng: np.random.Generator, n: int) -> pd.DataFrame:
     """Every other animal of `animals` with two traits below each other: b is 0.8 a and more."""
     first, second = animals(rng, n), animals(np.random.default_rng(n + 1), n)
@@ -297,7 +332,7 @@ PROBLEMS = {
         _problem("slope", "y ~ x + (1 + x | g)", longitudinal, "us", "bench"),
         _problem("three_effects", "y ~ x + z + (1 + x + z | g)", longitudinal, "us"),
         _problem("slope_diag", "y ~ x + (1 + x || g)", longitudinal, "diag"),
-        _problem("cs", "y ~ f + cs(0 + f | g)", longitudinal, "cs"),
+        _problem("cs", "y ~ f + cs(0 + f | g)", longitudinal, "cs", "bench"),
         _problem("hcs", "y ~ f + hcs(0 + f | g)", longitudinal, "cs"),
         _problem("nested", "y ~ x + (1 | a/b)", nested, "scalar", "bench"),
         _problem("crossed", "y ~ x + (1 | s) + (1 | d)", crossed, "scalar", "bench"),
@@ -322,8 +357,14 @@ STRUCTURED = {
         _problem("ar1_crossed", "y ~ x + (1 | h) + ar1(0 + t | g)", series),
         _problem("ou", "y ~ x + ou(0 + when | g)", series),
         _problem("pedigree", "y ~ x + ped(1 | animal, P) + (1 | herd)", animals, context=pedigree),
+        _problem("maternal", "y ~ x + ped(1 | animal + dam, P) + (1 | dam)", calves, context=pedigree),
+        _problem(
+            "permanent", "y ~ x + ped(1 | animal, P) + (1 | animal)", repeated, context=lambda n: pedigree(n // 2)
+        ),
+        _problem("known", "y ~ x + known(1 | id, Q) + (1 | place)", relatives, context=kinship),
         _problem("field_trial", "y ~ 1 + (1 | variety) + ar1(0 + row):ar1(0 + col)", field),
         _problem("residual_ar1", "y ~ x + (1 | g)", residual_series, residual="ar1(t | g)"),
+        _problem("residual_ou", "y ~ x + (1 | g)", residual_series, residual="ou(when | g)"),
         _problem("residual_varident", "y ~ x + (1 | g)", residual_series, residual="varident(f)"),
         _problem("residual_product", "y ~ x", residual_series, residual="ar1(t | g) * varident(f)"),
         _problem(
