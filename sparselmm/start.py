@@ -1,14 +1,17 @@
-"""Starting values from the cross-products: moments of the least-squares residual, then EM while it pays."""
+"""Starting values from the cross-products: moments of the least-squares residual, then EM until Newton is near."""
 
 from collections.abc import Callable
 
 import numpy as np
 
 from ._typing import FloatArray
-from .likelihood import Likelihood
+from .likelihood import Derivatives, Likelihood
 
-FLOOR, CEILING = 0.2, 1e4  # of a variance ratio: near zero the criterion is flat in T, so do not start there
-EM_STEPS, EM_GAIN = 2, 2.0  # a second EM step only where the first lowered the deviance by this much
+# Of a variance ratio. Near zero the criterion is flat in T, so do not start there; STANDARD_ERRORS of the residual
+# variance, sqrt(2/n) each, are enough.
+FLOOR, CEILING, STANDARD_ERRORS = 0.2, 1e4, 3.0
+EM_STEPS, TRUST = 2, 5.0  # at most; Newton is trusted where it promises to lower the deviance by less than this
+SINGULAR = 1e-8  # lowest eigenvalue of a Hessian with a diagonal of ones
 RELATIVE = 1e-14  # rounding of a slope, or of a coefficient that has come to zero
 PROBES = 8  # random vectors for the traces of relationships
 FEW_ROWS = 2.5  # a level: such a term among correlated levels looks like the residual to moments, which ignore Q
@@ -54,7 +57,8 @@ def moment_ratios(likelihood: Likelihood) -> list[FloatArray]:
     variances[told] = scale[told] * nonnegative(A[np.ix_(told, told)], u[told])
     sigma2 = max(variances[last], 1e-2 * u[last] * scale[last]) / (1 + sum(weak))
     variances[~told] = sigma2
-    return [np.clip(variances[where] / sigma2, FLOOR, CEILING) for where in place]
+    floor = min(FLOOR, STANDARD_ERRORS * np.sqrt(2.0 / products.n))
+    return [np.clip(variances[where] / sigma2, floor, CEILING) for where in place]
 
 
 def nonnegative(A: FloatArray, b: FloatArray) -> FloatArray:
@@ -135,13 +139,22 @@ def starting_theta(likelihood: Likelihood, *, reml: bool) -> tuple[FloatArray, i
     theta = _nearest(likelihood, [np.diag(np.sqrt(r)) for r in moment_ratios(likelihood)])
     if any(t.Q is not None for t in likelihood.spec.terms):  # EM is slow along correlated levels, Newton is not
         return theta, 0
-    before = np.inf
     for step in range(EM_STEPS):
-        now = likelihood(theta, reml=reml).deviance
-        if before - now < EM_GAIN:
+        likelihood(theta, reml=reml)
+        derivatives = likelihood.derivatives(theta, reml=reml)
+        if _is_near(derivatives):
             return theta, step
-        before, theta = now, _nearest(likelihood, list(likelihood.derivatives(theta, reml=reml).em))
+        theta = _nearest(likelihood, list(derivatives.em))
     return theta, EM_STEPS
+
+
+def _is_near(at: Derivatives) -> bool:
+    """Whether a Newton step goes downhill to a minimum that is TRUST lower at most."""
+    size = np.sqrt(np.maximum(np.diag(at.hessian), 0.0))
+    if not (size > 0.0).all():
+        return False
+    values, vectors = np.linalg.eigh(at.hessian / np.outer(size, size))
+    return bool(values[0] > SINGULAR and ((vectors.T @ (at.gradient / size)) ** 2 / values).sum() < 2.0 * TRUST)
 
 
 def _nearest(likelihood: Likelihood, roots: list[FloatArray]) -> FloatArray:
