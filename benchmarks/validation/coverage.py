@@ -18,7 +18,7 @@ import sparselmm as slm
 FORMULA = "y ~ x + (1 | g)"
 TRUTH = {"Intercept": 1.0, "x": 0.5, "sd_Intercept|g": 0.7, "sigma": 1.0}
 LEVEL = 0.95
-BOOTSTRAP = {"bootstrap": "percentile", "bias-corrected": "bc"}
+BOOTSTRAP = {"percentile": "percentile", "bias-corrected": "bc", "BCa": "bca"}
 
 
 def design() -> pd.DataFrame:
@@ -34,10 +34,13 @@ def covered(k: int, seed: int, replicates: int) -> pd.DataFrame:
     y = slm.simulate(f"~ {FORMULA.partition('~')[2]}", table, TRUTH, np.random.SeedSequence(seed, spawn_key=(k,)))
     fit = slm.lmm(FORMULA, table.assign(y=y[:, 0]))
     intervals = {"Wald": fit.confint("wald", LEVEL), "profile": fit.confint("profile", LEVEL)}
+    by_reml = fit.confint("profile", LEVEL, reml=True)
+    intervals["REML profile"] = by_reml.combine_first(intervals["profile"])  # coefficients have none of their own
     if replicates:
         boot = fit.bootstrap(replicates, seed=k)
         intervals |= {name: boot.confint(LEVEL, kind) for name, kind in BOOTSTRAP.items()}
-    return pd.DataFrame({m: (ci["lower"] <= truth) & (truth <= ci["upper"]) for m, ci in intervals.items()})
+    ends = {m: ci.loc[truth.index] for m, ci in intervals.items()}
+    return pd.DataFrame({m: (ci["lower"] <= truth) & (truth <= ci["upper"]) for m, ci in ends.items()})
 
 
 def run(datasets: int, seed: int, replicates: int, workers: int) -> Iterator[pd.DataFrame]:

@@ -20,6 +20,7 @@ from scipy.special import ndtr, ndtri
 
 from .._errors import ModelError
 from .._typing import BoolArray, FloatArray
+from .profile_paths import scale_of
 from .replicates import Header, Replicate, Store
 from .samplers import OneByOne, Together, make_sampler
 from .simulate import check_count
@@ -27,7 +28,8 @@ from .simulate import check_count
 if TYPE_CHECKING:
     from ..results import Fit
 
-KINDS = ("percentile", "basic", "normal", "bc")
+KINDS = ("percentile", "basic", "normal", "bc", "bca")
+TIED = 1e-9  # estimates as close as this to the end of their space are there
 SHARE = 64  # replicates that a process is given at a time, at most
 
 
@@ -35,7 +37,8 @@ SHARE = 64  # replicates that a process is given at a time, at most
 class Bootstrap:
     """Estimates of n replicates. replicates: a row each, the coefficients and then `varpar`; NaN where a fit failed.
 
-    estimates: those of the fit. converged, singular: (n,) of each replicate. seed: what it began with.
+    estimates: those of the fit. converged, singular: (n,) of each replicate. seed: what it began with. fit, effects:
+    what was drawn from, and how.
     """
 
     replicates: pd.DataFrame
@@ -43,6 +46,8 @@ class Bootstrap:
     converged: BoolArray
     singular: BoolArray
     seed: int
+    fit: "Fit | None" = None
+    effects: str = "new"
 
     @property
     def n_failed(self) -> int:
@@ -61,10 +66,17 @@ class Bootstrap:
 
     def confint(self, level: float = 0.95, kind: str = "percentile") -> pd.DataFrame:
         """lower, upper. kind: "percentile" (lme4's "perc"), "basic" (reflected), "normal" (bias taken off), "bc"
-        (bias-corrected percentiles, Efron 1987, J. Amer. Statist. Assoc. 82, section 2).
+        (bias-corrected percentiles) or "bca" (accelerated too, right to second order; see `acceleration`).
+
+        With z0 the normal quantile of the share of replicates below the estimate and a the acceleration, "bca" takes
+        the percentiles Phi(z0 + (z0 + z)/(1 - a (z0 + z))), "bc" those of a = 0 (Efron 1987, J. Amer. Statist. Assoc.
+        82, sections 2 and 6). Of an estimate at the end of its space, a variance of zero, replicates there count as
+        below it at a lower end, as not below at an upper one: z0 is so that of an estimate just inside. Estimates of
+        coefficients are symmetric (Kackar & Harville 1984, J. Amer. Statist. Assoc. 79): "bca" has z0 = a = 0 there.
 
         A correlation is NaN in replicates where a variance is zero, and those do not count. Davison & Hinkley
         (1997), Bootstrap Methods and their Application, section 5.2.
+        Errors: ModelError for "bca" where effects were kept: the replicates are then not those of the likelihood.
         """
         check_kind(kind)
         check_level(level)
@@ -72,13 +84,32 @@ class Bootstrap:
         if kind == "normal":
             centre, half = self.estimates - self.bias, -ndtri(tail) * self.se
             return pd.DataFrame({"lower": centre - half, "upper": centre + half})
-        at = _bias_corrected if kind == "bc" else lambda values, estimate, tails: tails
-        tails = np.array([tail, 1.0 - tail])
-        table = [_quantiles(x, at(x, self.estimates[name], tails)) for name, x in self.replicates.items()]
+        tails, adjust = np.array([tail, 1.0 - tail]), self._adjustment(kind)
+        table = [_quantiles(x, adjust(name, x, tails)) for name, x in self.replicates.items()]
         ends = pd.DataFrame(table, index=self.replicates.columns, columns=["lower", "upper"])
         if kind != "basic":
             return ends
         return pd.DataFrame({"lower": 2 * self.estimates - ends["upper"], "upper": 2 * self.estimates - ends["lower"]})
+
+    def _adjustment(self, kind: str) -> Callable[[Any, pd.Series, FloatArray], FloatArray]:
+        """(name, replicates, tails) -> the percentiles that are taken."""
+        if kind == "bc":
+            return lambda name, x, tails: _accelerated(_bias(x, self.estimates[name], str(name)), 0.0, tails)
+        if kind != "bca":
+            return lambda name, x, tails: tails
+        if self.fit is None or self.effects != "new":
+            raise ModelError(
+                f"kind='bca' needs the fit, and replicates of effects='new', not {self.effects!r}: use 'bc'"
+            )
+        from .acceleration import acceleration
+
+        a, coefficients = acceleration(self.fit), self.fit.fixef.index
+
+        def adjusted(name: Any, x: pd.Series, tails: FloatArray) -> FloatArray:
+            z0 = 0.0 if name in coefficients else _bias(x, self.estimates[name], name)
+            return _accelerated(z0, a[name], tails)
+
+        return adjusted
 
 
 def check_kind(kind: Any) -> str:
@@ -94,12 +125,24 @@ def check_level(level: Any) -> None:
         raise ModelError(f"level={level!r}: a number between 0 and 1, such as 0.95")
 
 
-def _bias_corrected(values: pd.Series, estimate: float, tails: FloatArray) -> FloatArray:
-    """Phi(2 z + z_tail), Phi(z) the share of replicates below the estimate, one that equals it counting half."""
+@np.errstate(invalid="ignore")  # a rate that is infinite
+def _bias(values: pd.Series, estimate: float, name: str) -> float:
+    """z0, Phi(z0) the share of replicates below the estimate, with half of one more on each side of it; 0 for NaN."""
     known = values.dropna().to_numpy()
-    below = (known < estimate).sum() + 0.5 * (known == estimate).sum()
-    z = ndtri((below + 0.5) / (len(known) + 1))
-    return np.asarray(ndtr(2 * z + ndtri(tails)))
+    if np.isnan(estimate):
+        return 0.0
+    lower, upper = scale_of(name).limits
+    tied = 1.0 if abs(estimate - lower) < TIED else 0.0 if abs(estimate - upper) < TIED else 0.5
+    same = np.abs(known - estimate) < TIED if tied != 0.5 else known == estimate
+    below = ((known < estimate) & ~same).sum() + tied * same.sum()
+    return float(ndtri((below + 0.5) / (len(known) + 1)))
+
+
+def _accelerated(z0: float, a: float, tails: FloatArray) -> FloatArray:
+    """Phi(z0 + w/(1 - a w)), w = z0 + z_tail; 0 or 1 from the pole on."""
+    w = z0 + ndtri(tails)
+    rest = 1.0 - a * w
+    return np.where(rest > 0.0, ndtr(z0 + w / np.where(rest > 0.0, rest, 1.0)), (w > 0.0).astype(float))
 
 
 def _quantiles(values: pd.Series, at: FloatArray) -> FloatArray:
@@ -140,7 +183,7 @@ def bootstrap(
     rows = [store.done[i] for i in range(n)]
     table = pd.DataFrame(np.array([r.values for r in rows]), columns=estimates.index)
     converged, singular = (np.array([getattr(r, k) for r in rows]) for k in ("converged", "singular"))
-    return Bootstrap(table, estimates, converged, singular, store.seed)
+    return Bootstrap(table, estimates, converged, singular, store.seed, fit, effects)
 
 
 def _values(fit: "Fit") -> pd.Series:

@@ -9,9 +9,9 @@ from benchmarks.validation.coverage import TRUTH, covered, report, run
 def test_a_data_set_is_judged_by_each_method():
     table = covered(0, seed=1, replicates=3)
     assert table.index.tolist() == list(TRUTH) and table.columns.tolist() == [
-        "Wald", "profile", "bootstrap", "bias-corrected",
+        "Wald", "profile", "REML profile", "percentile", "bias-corrected", "BCa",
     ]  # fmt: skip
-    pd.testing.assert_frame_equal(next(run(1, 1, 0, 1)), table[["Wald", "profile"]])
+    pd.testing.assert_frame_equal(next(run(1, 1, 0, 1)), table[["Wald", "profile", "REML profile"]])
 
 
 def test_the_table_counts():
