@@ -1,11 +1,13 @@
-"""The command `sparselmm`: fit a model, describe it before fitting, print versions."""
+"""The command `sparselmm`: fit a model, predict new rows, describe a model before fitting, print versions."""
 
 import importlib.metadata
 import json
 import math
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,18 +20,34 @@ if TYPE_CHECKING:
 
     from .results import Fit
 
+STDIN = Path("-")
 COMPRESSED = {".gz", ".bz2", ".xz", ".zip"}
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Linear mixed models, large and sparse.")
 
-Formula = Annotated[str, typer.Argument(help="A model in lme4's grammar, such as 'y ~ x + (1 | g)'.")]
-Table = Annotated[Path, typer.Argument(metavar="FILE", help="A table: .csv (also .csv.gz, .csv.xz) or .parquet.")]
+Formula = Annotated[
+    str, typer.Argument(metavar="FORMULA", help="A model in lme4's grammar, such as 'y ~ x + (1 | g)'.")
+]
+Table = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE", help="A table: .csv, .tsv (also .csv.gz, .csv.xz) or .parquet; - is CSV from stdin."
+    ),
+]
 Ml = Annotated[bool, typer.Option("--ml", help="Maximum likelihood in place of REML.")]
 Weights = Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of prior weights.")]
 Residual = Annotated[
     str | None, typer.Option(metavar="STRUCTURE", help="Of the residuals, such as 'ar1(t | g)' or 'varident(f)'.")
 ]
 Json = Annotated[str | None, typer.Option("--json", metavar="OUT", help="Write the results as JSON (- for stdout).")]
+Save = Annotated[Path | None, typer.Option(metavar="OUT", help="Save the fit for `sparselmm predict` and slm.load.")]
+Errors = Annotated[bool, typer.Option("--errors", help="Save what standard errors of predictions need, too.")]
+Saved = Annotated[Path, typer.Argument(metavar="FIT", help="What `sparselmm fit --save` or fit.save() wrote.")]
+Population = Annotated[bool, typer.Option("--population", help="Without random effects.")]
+Interval = Annotated[
+    str | None, typer.Option(metavar="KIND", help="confidence or prediction: columns se, lower, upper as well.")
+]
+Out = Annotated[str, typer.Option(metavar="OUT", help="The CSV to write (- for stdout).")]
 
 
 @app.command("fit")
@@ -40,6 +58,8 @@ def fit_command(
     weights: Weights = None,
     residual: Residual = None,
     json_out: Json = None,
+    save: Save = None,
+    errors: Errors = False,
 ) -> None:
     """Fit a model to a table and print its summary."""
     with clear_errors():
@@ -51,6 +71,22 @@ def fit_command(
             typer.echo(fit.summary())
         if json_out:
             write(as_json(formula, fit), json_out)
+        if save:
+            fit.save(save, se=errors)
+
+
+@app.command()
+def predict(
+    saved: Saved, file: Table, population: Population = False, interval: Interval = None, out: Out = "-"
+) -> None:
+    """Predict the rows of a table from a saved fit: the table as CSV with a column `fit` behind the others."""
+    with clear_errors():
+        table = read(file)
+        import sparselmm as slm
+
+        values = slm.load(saved).predict(table, re=not population, interval=interval)
+        made = {"fit": values} if interval is None else dict(values)
+        write(table.assign(**made).to_csv(index=False).rstrip("\n"), out)
 
 
 @app.command()
@@ -89,18 +125,28 @@ def read(file: Path) -> "pd.DataFrame":
     """Read a table by its extension. Raises DataError for an unknown one, or a file that cannot be parsed."""
     import pandas as pd
 
+    if file == STDIN:
+        return _parsed(pd.read_csv, sys.stdin, "what came from stdin")
     if not file.is_file():
-        raise DataError(f"there is no file {file}")
-    readers = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
+        hint = ": the formula comes first, then the file" if "~" in str(file) else ""
+        raise DataError(f"there is no file {file}{hint}")
+    readers = {".csv": pd.read_csv, ".tsv": partial(pd.read_csv, sep="\t"), ".parquet": pd.read_parquet}
     suffix = next((s.lower() for s in reversed(file.suffixes) if s.lower() not in COMPRESSED), "")
     if suffix not in readers:
-        raise DataError(f"{file.name}: tables are read from {' and '.join(readers)} files, not from {suffix!r}")
+        raise DataError(f"{file.name}: tables are read from {', '.join(readers)} files, not from {suffix!r}")
+    return _parsed(readers[suffix], file, file.name)
+
+
+def _parsed(reader: Callable[[Any], "pd.DataFrame"], source: Any, name: str) -> "pd.DataFrame":
     try:
-        return readers[suffix](file)
+        table = reader(source)
     except ValueError as error:
-        raise DataError(f"{file.name} cannot be read: {error}") from error
+        raise DataError(f"{name} cannot be read: {error}") from error
     except ImportError as error:
         raise DataError("reading Parquet needs pyarrow: pip install 'sparselmm[arrow]'") from error
+    if len(table.columns) == 1 and {";", "\t"}.intersection(str(table.columns[0])):
+        raise DataError(f"{name} has one column, {table.columns[0]!r}: separate its columns by commas")
+    return table
 
 
 def as_json(formula: str, fit: "Fit") -> str:
@@ -145,7 +191,9 @@ def _installed(name: str) -> str:
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        from . import __version__
+
+        return f"{__version__}, not installed" if name == "sparselmm" else "not installed"
 
 
 def _blas() -> list[str]:

@@ -1,8 +1,10 @@
 """The command line, by what it prints, writes and returns."""
 
 import json
+from io import StringIO
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -119,7 +121,7 @@ def test_a_formula_that_cannot_be_read_is_underlined(sleepstudy):
 def test_files_that_cannot_be_read(tmp_path):
     assert "there is no file" in message(run("fit", FORMULA, tmp_path / "none.csv"))
     for name, content, expected in [
-        ("table.xlsx", b"x", ".csv and .parquet files, not from '.xlsx'"),
+        ("table.xlsx", b"x", ".csv, .tsv, .parquet files, not from '.xlsx'"),
         ("table", b"x", "not from ''"),
         ("empty.csv", b"", "cannot be read"),
         ("bad.parquet", b"not parquet", "cannot be read"),
@@ -151,3 +153,43 @@ def test_numpy_numbers_become_plain_ones():
 
 def test_no_command_shows_the_help():
     assert all(command in run().output for command in ("fit", "describe", "version"))
+
+
+def test_predict_gives_the_rows_of_the_table_with_what_the_fit_predicts(sleepstudy, tmp_path):
+    import sparselmm as slm
+
+    saved, new = tmp_path / "fit.json", tmp_path / "new.csv"
+    assert run("fit", FORMULA, sleepstudy, "--save", saved, "--errors").exit_code == 0
+    pd.DataFrame({"Days": [9, 12, 9], "Subject": [308, 308, 999]}).to_csv(new, index=False)
+    fit, rows = slm.lmm(FORMULA, pd.read_csv(sleepstudy)), pd.read_csv(new)
+    found = pd.read_csv(StringIO(run("predict", saved, new).stdout))
+    assert list(found.columns) == ["Days", "Subject", "fit"]
+    blup = fit.ranef()["Subject"].loc[308]
+    by_hand = fit.fixef["Intercept"] + blup["Intercept"] + 9 * (fit.fixef["Days"] + blup["Days"])
+    assert found["fit"][0] == pytest.approx(by_hand, rel=1e-9)
+    mean = fit.fixef["Intercept"] + 9 * fit.fixef["Days"]
+    assert found["fit"][2] == pytest.approx(mean, rel=1e-9)
+    target = tmp_path / "out.csv"
+    assert run("predict", saved, new, "--population", "--interval", "prediction", "--out", target).exit_code == 0
+    table = pd.read_csv(target)
+    expected = fit.predict(rows.assign(Subject=308), re=False, interval="prediction")
+    np.testing.assert_allclose(table[expected.columns], expected, rtol=1e-9)
+
+
+def test_predict_without_what_it_needs_is_one_message(sleepstudy, tmp_path):
+    saved = tmp_path / "fit.json"
+    run("fit", FORMULA, sleepstudy, "--save", saved)
+    assert "no covariances" in message(run("predict", saved, sleepstudy, "--interval", "prediction"))
+    assert "there is no file" in message(run("predict", tmp_path / "none.json", sleepstudy))
+    assert "level" not in message(run("predict", sleepstudy, sleepstudy))
+
+
+def test_other_ways_to_a_table(sleepstudy, tmp_path):
+    tabs, semicolons = tmp_path / "t.tsv", tmp_path / "s.csv"
+    pd.read_csv(sleepstudy).to_csv(tabs, sep="\t", index=False)
+    check_against_lme4(json.loads(run("fit", FORMULA, tabs, "--json", "-").stdout), "sleep_us_REML")
+    piped = CliRunner().invoke(app, ["fit", FORMULA, "-", "--json", "-"], input=sleepstudy.read_text())
+    check_against_lme4(json.loads(piped.stdout), "sleep_us_REML")
+    pd.read_csv(sleepstudy).to_csv(semicolons, sep=";", index=False)
+    assert "separate its columns by commas" in message(run("fit", FORMULA, semicolons))
+    assert "the formula comes first" in message(run("fit", sleepstudy, FORMULA))
