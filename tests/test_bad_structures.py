@@ -41,7 +41,7 @@ BAD = {
     "ar1: infinite time": ("y ~ x + ar1(0 + t | g)", MISSING, None, {}, DataError, "infinite"),
     "residual ar1: series of one row": ("y ~ x", SINGLE, "ar1(t | g)", {}, ModelError, "no series has two rows"),
     "ar1: series of one row": ("y ~ x + ar1(0 + t | g)", SINGLE, None, {}, DataError, "2 distinct times or more"),
-    "residual ou: text for time": ("y ~ x", rows(t="noon"), "ou(t | g)", {}, DataError, "'t'.* text|not numeric"),
+    "residual ou: text for time": ("y ~ x", rows(t="noon"), "ou(t | g)", {}, DataError, "'t'.* text"),
     "residual: an unknown word": ("y ~ x", rows(), "arma(t | g)", {}, FormulaError, "arma"),
     "ped: an unknown animal": (
         "y ~ x + ped(1 | id, P)", rows(), None, {"P": P}, DataError, "1 of 6 ids are not in the pedigree: 5",

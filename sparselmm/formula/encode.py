@@ -17,7 +17,7 @@ from ..structures.latent import SeriesWord, latent_words
 from ..terms import GroupingFactor, ModelSpec, RandomTerm
 from .design import Design, SimpleFormula, evaluate, make_design, make_fixed_design, read_terms, split_terms
 from .groups import GroupCoder, code_new_column, code_new_rows
-from .latent import LatentBuilder, LatentEncoding
+from .latent import LatentBuilder, LatentEncoding, time_values
 from .names import columns_of, evaluation_context, known_names, quote_columns
 from .parse import Bar, ParsedFormula, parse
 from .residual import ParsedResidual, parse_residual
@@ -320,7 +320,7 @@ class _Builder:
     def _residual(self, frame: pd.DataFrame) -> Residual | None:
         if self.residual is None:
             return None
-        values = lambda expr: evaluate(self._text(expr), expr, frame, self.context, {})  # noqa: E731
+        values = lambda expr: time_values(expr, self._text(expr), frame, self.context)  # noqa: E731
         coder = GroupCoder(frame)
         return self.residual.build(values, lambda names: _wide(coder.factor(names)), self.parsed.response)
 

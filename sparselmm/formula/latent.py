@@ -232,7 +232,9 @@ class LatentBuilder:
             return eval(expr.text, {"__builtins__": {}}, names)  # noqa: S307 - the user's own formula, as formulaic does
         except NameError as error:
             quoted = f", or in quotes, '{expr.text}', if it is a word" if option else ""
-            raise ModelError(f"'{expr.text}' is not known: give it in context={{'{expr.text}': ...}}{quoted}") from error
+            raise ModelError(
+                f"'{expr.text}' is not known: give it in context={{'{expr.text}': ...}}{quoted}"
+            ) from error
         except (SyntaxError, TypeError, AttributeError) as error:
             raise expr.error(f"'{expr.text}' cannot be read: {error}") from error
 

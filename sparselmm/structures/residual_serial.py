@@ -47,7 +47,7 @@ class _Serial:
         same = self.series[order[1:]] == self.series[order[:-1]]
         self.later, self.earlier = order[1:][same], order[:-1][same]
         gap = self.time[self.later] - self.time[self.earlier]
-        self._check_gaps(gap, labels)
+        self._check_gaps(gap, [None] if series is None else labels)
         self.gaps, self.link_class = np.unique(gap, return_inverse=True)
         self._count = np.bincount(self.link_class)
         self._beside, self.row_class = _neighbours(self.later, self.earlier, self.link_class, self.n_rows)
@@ -58,11 +58,12 @@ class _Serial:
         twice = np.flatnonzero(gap == 0.0)
         if len(twice):
             row = self.later[twice[0]]
-            name = self.series[row] if labels is None else labels[self.series[row]]
+            name = int(self.series[row]) if labels is None else labels[self.series[row]]
+            of, group = ("", "g") if name is None else (f" of series {name!r}", "g:h")
             raise DataError(
-                f"residual {self.label}: two rows of series {name!r} have the time {self.time[row]:g} "
+                f"residual {self.label}: two rows{of} have the time {self.time[row]:.15g} "
                 f"({len(twice)} such pairs). Times within a series must differ; name the series by a finer group, "
-                f"{self.word}(t | g:h), or average these rows"
+                f"{self.word}(t | {group}), or average these rows"
             )
 
     def _correlation(self, rho: FloatArray, gap: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -130,8 +131,8 @@ class AR1Residual(_Serial):
         bad = np.flatnonzero(self.time != np.rint(self.time))
         if len(bad):
             raise DataError(
-                f"residual {self.label}: the time {self.time[bad[0]]:g} in row {bad[0]} is not an integer, and ar1() "
-                f"counts steps. Number the occasions 1, 2, ..., or write ou{self.label.removeprefix('ar1')}"
+                f"residual {self.label}: the time {self.time[bad[0]]:.15g} in row {bad[0]} is not an integer, and "
+                f"ar1() counts steps. Number the occasions 1, 2, ..., or write ou{self.label.removeprefix('ar1')}"
             )
 
     def start(self) -> FloatArray:

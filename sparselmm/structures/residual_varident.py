@@ -15,7 +15,7 @@ class VarIdentResidual:
     """R = diag(ratio^2): one ratio a stratum to the standard deviation of the first one, whose ratio is 1.
 
     strata: (n,) codes 0 ... S-1, each used. levels: the names of the strata. rho: log ratios of strata 1 ... S-1.
-    Errors: DataError for codes that are not used; ModelError for a single stratum.
+    Errors: DataError for codes that are not used; ModelError for a single stratum, or where none has two rows.
     """
 
     def __init__(self, strata: Any, levels: Sequence[Any] | None = None, label: str = ""):
@@ -27,6 +27,11 @@ class VarIdentResidual:
             raise DataError(f"residual {self.label}: code {self._count.argmin()} of the strata does not occur")
         if len(self._count) < 2:
             raise ModelError(f"residual {self.label}: there is one stratum only, so no ratio to estimate; leave it out")
+        if self._count.max() < 2:
+            raise ModelError(
+                f"residual {self.label}: {len(self._count)} strata of one row each have no variance to estimate; "
+                "varident() reads a factor, not a number that differs from row to row"
+            )
         self.n_params = len(self._count) - 1
         self.levels = tuple(range(len(self._count)) if levels is None else levels)
         self.later = self.earlier = self.link_class = np.zeros(0, dtype=np.int64)
@@ -35,7 +40,7 @@ class VarIdentResidual:
         return tuple(f"log_{name}" for name in self.natural_names())
 
     def natural_names(self) -> tuple[str, ...]:
-        texts = [f"{level:g}" if isinstance(level, float) else str(level) for level in self.levels[1:]]
+        texts = [f"{level:.15g}" if isinstance(level, float) else str(level) for level in self.levels[1:]]
         return tuple(f"ratio_{text}|residual" for text in texts)
 
     def start(self) -> FloatArray:

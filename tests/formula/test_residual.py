@@ -103,9 +103,10 @@ def test_not_text():
         ("ar1(tt | g)", "column 'tt' is not in the table"),
         ("ar1(t | gg)", "column 'gg' is not in the table.*did you mean 'g'"),
         ("varident(ff)", "column 'ff' is not in the table"),
-        ("ar1(word | g)", "'word' is not numeric"),
+        ("ar1(word | g)", "time 'word' holds text"),
         ("ar1(hour | g)", r"time 0.1 in row 0 is not an integer.*ou\(hour \| g\)"),
         ("ar1(f | g)", "two rows of series 'a' have the time 2"),
+        ("ar1(t)", r"two rows have the time \S+ .*name the series by a finer group, ar1\(t \| g\)"),
         ("us(f | g)", "record 'a' has '2' twice"),
         ("us(ff | g)", "column 'ff' is not in the table"),
     ],
@@ -143,3 +144,23 @@ def test_rows_with_missing_times_are_dropped():
     assert (spec.n, spec.n_dropped) == (4, 2)
     lag_two = spec.residual.covariance(np.array([np.arctanh(0.5), 0.0]))[2, 3]
     assert lag_two == pytest.approx(0.25)  # times 2 and 4 of series a
+
+
+def test_ordered_categories_are_times():
+    """Their order counts, not their letters, and one that no row has is a step: as in a random series."""
+    visit = pd.Categorical(["in", "w2", "out", "out", "in", "w2"], categories=["in", "w1", "w2", "out"], ordered=True)
+    r = build_spec("y ~ 1", TABLE.assign(visit=visit), residual="ar1(visit | g)").residual
+    np.testing.assert_array_equal(r.time, [0, 2, 3, 3, 0, 2])
+    with pytest.raises(DataError, match="time 'visit' holds text or unordered categories"):
+        build_spec("y ~ 1", TABLE.assign(visit=[*visit]), residual="ar1(visit | g)")
+
+
+def test_a_stratum_a_row_is_refused():
+    with pytest.raises(ModelError, match=r"residual varident\(own\): 6 strata of one row each"):
+        build_spec("y ~ 1", TABLE.assign(own=np.arange(6) / 7), residual="varident(own)")
+
+
+def test_names_of_strata_that_are_large_numbers():
+    table = TABLE.assign(id=np.repeat([1234567.0, 1234568.0, 1234569.0], 2))
+    names = build_spec("y ~ 1", table, residual="varident(id)").residual.natural_names()
+    assert names == ("ratio_1234568|residual", "ratio_1234569|residual")

@@ -359,7 +359,7 @@ def test_time_that_is_no_integer():
         (lambda: ProductResidual(AR1Residual([1, 2]), VarIdentResidual([0, 1, 1])), DataError, "2 rows .* 3 in"),
         (lambda: AR1Residual([1, 2]).from_natural(np.array([1.1])), ModelError, "between -1 and 1"),
         (lambda: OUResidual([1, 2]).from_natural(np.array([-1.0])), ModelError, "a rate is not negative"),
-        (lambda: VarIdentResidual([0, 1]).from_natural(np.array([0.0])), ModelError, "ratio_1|residual = 0"),
+        (lambda: VarIdentResidual([0, 1, 1]).from_natural(np.array([0.0])), ModelError, "ratio_1|residual = 0"),
         (lambda: AR1Residual([1, 2]).values(np.array([19.0])), EngineError, "singular"),
         (lambda: OUResidual([1, 2]).values(np.array([-400.0])), EngineError, "singular"),
         (lambda: spec(AR1Residual([1, 2]), ()), DataError, r"84 rows, residual ar1\(t\) has 2"),
