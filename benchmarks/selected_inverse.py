@@ -17,7 +17,7 @@ from sparselmm.equations import Equations, sparse_pattern
 from sparselmm.formula import build_spec
 from sparselmm.kernels.pedigree import henderson_inverse
 
-from .shapes import INSTEVAL
+from .shapes import INSTEVAL, problems
 
 GENERATIONS = 20
 
@@ -27,16 +27,11 @@ def insteval() -> Pattern:
     return Equations(build_spec(INSTEVAL, slm.load_dataset("InstEval"))).pattern
 
 
-def pedigree(animals: int, sires: float = 0.05) -> Pattern:
-    """Random mating in discrete generations, a share of the males used; every animal has a record."""
-    rng, size = np.random.default_rng(1), animals // GENERATIONS
-    parents = np.full((size * GENERATIONS, 2), -1)
-    for g in range(1, GENERATIONS):
-        before = np.arange((g - 1) * size, g * size)
-        males = rng.permutation(before[::2])[: max(1, int(sires * size / 2))]
-        parents[g * size : (g + 1) * size] = np.column_stack([rng.choice(males, size), rng.choice(before[1::2], size)])
-    rows, cols, _ = henderson_inverse(parents, np.full(len(parents), 0.5), len(parents))
-    return sparse_pattern(rows, cols, len(parents))
+def pedigree(animals: int) -> Pattern:
+    """Random mating in discrete generations, a twentieth of the males used; every animal has a record."""
+    found = problems().mating(animals, GENERATIONS)
+    parents = np.column_stack([found["sire"], found["dam"]])
+    return sparse_pattern(*henderson_inverse(parents, np.full(animals, 0.5), animals)[:2], animals)
 
 
 def lattice(rows: int, columns: int) -> Pattern:
