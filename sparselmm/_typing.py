@@ -1,5 +1,6 @@
-"""Type aliases shared by every layer."""
+"""Type aliases shared by every layer, and texts that show themselves."""
 
+import html
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -9,3 +10,15 @@ FloatArray: TypeAlias = NDArray[np.float64]
 IntArray: TypeAlias = NDArray[np.int64]
 BoolArray: TypeAlias = NDArray[np.bool_]
 AnyArray: TypeAlias = NDArray[Any]
+
+
+class Text(str):
+    """A text that a console or a notebook shows as it is, line by line, where it is the last value of a cell."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self)}</pre>"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ._typing import FloatArray
+from ._typing import FloatArray, Text
 from .engines.dense import forecast_bytes
 from .inference.coef_table import coef_table
 from .inference.ddf import ddf_method
@@ -38,7 +38,7 @@ SMALLEST_P = 2e-16  # the machine's epsilon: tail areas below it are not printed
 METHOD_NAMES = {"satterthwaite": "Satterthwaite's degrees of freedom", "wald": "Wald tests, normal distribution"}
 
 
-def summary(fit: "Fit") -> str:
+def summary(fit: "Fit") -> Text:
     """lme4's layout: criterion, scaled residuals, variances, fixed effects, and the facts of the fit."""
     lines = [f"Linear mixed model fit by {'REML' if fit.reml else 'maximum likelihood'}"]
     if fit.spec.formula:
@@ -46,7 +46,7 @@ def summary(fit: "Fit") -> str:
     lines += ["", _criterion(fit), "", _scaled_residuals(fit), "", "Random effects:", _random_table(fit)]
     lines += [*_structure_parameters(fit), *_residual_line(fit), _sizes(fit)]
     lines += ["", *_fixed_table(fit), "", *_facts(fit)]
-    return "\n".join(lines)
+    return Text("\n".join(lines))
 
 
 def _criterion(fit: "Fit") -> str:
@@ -241,7 +241,7 @@ def glance(fit: "Fit") -> pd.DataFrame:
     return pd.DataFrame({name: [getattr(fit, name)] for name in (*names, *facts)})
 
 
-def describe(likelihood: "Likelihood | DenseLikelihood") -> str:
+def describe(likelihood: "Likelihood | DenseLikelihood") -> Text:
     """Sizes, nonzeros, engine and why, memory forecast; nothing is factorised."""
     spec, kept = likelihood.spec, set(likelihood.kept.tolist())
     dropped = [name for j, name in enumerate(spec.fixed_names) if j not in kept]
@@ -264,7 +264,7 @@ def describe(likelihood: "Likelihood | DenseLikelihood") -> str:
         memory = forecast_bytes(spec.n, spec.q)
     lines.append(f"Engine: {likelihood.engine_name} ({likelihood.engine_reason})")
     lines.append(f"Memory forecast beside the data: {_bytes(memory)}")
-    return "\n".join(lines)
+    return Text("\n".join(lines))
 
 
 def _bytes(size: float) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ._typing import FloatArray
+from ._typing import FloatArray, Text
 from .dense import DenseLikelihood
 from .engines.threads import blas_threads
 from .equations import fitted_values
@@ -405,7 +405,7 @@ class Fit:
         """The engine that factorised the equations."""
         return self.likelihood.engine_name
 
-    def summary(self) -> str:
+    def summary(self) -> Text:
         """A text in lme4's layout."""
         from .report import summary
 
@@ -429,6 +429,9 @@ class Fit:
     def __repr__(self) -> str:
         kind = "REML" if self.reml else "ML"
         return f"<sparselmm fit by {kind}: {self.spec.formula or 'from arrays'}; deviance {self.deviance:.4f}>"
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
 
     def _vcov(self) -> FloatArray:
         return self.likelihood.vcov(self.estimate.evaluation.theta, self.sigma)

@@ -1,5 +1,7 @@
 """What people try in their first hour, and what they are told."""
 
+import html
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -148,3 +150,16 @@ def test_shares_of_variance_count_the_weights_of_each_response(table):
     for weights in (w, w[None, :]):
         shares = slm.lmm_many("~ x + (1 | g)", table, table[["y"]], weights=weights).variance_partition()
         np.testing.assert_allclose(shares[["g", "fixed", "residual"]].to_numpy()[0], expected, rtol=SEARCH)
+
+
+def test_a_summary_shows_itself_at_the_end_of_a_cell(table, tmp_path):
+    """A plain str would show as 'Linear mixed ...\\n...' between quotes."""
+    fit = slm.lmm("y ~ x + (1 | g)", table)
+    fit.save(tmp_path / "fit.json")
+    model = slm.LinearMixedModel("y ~ x + (1 | g)", table)
+    for text in (fit.summary(), slm.load(tmp_path / "fit.json").summary(), model.describe()):
+        assert repr(text) == str(text) and len(repr(text).splitlines()) > 5
+    multi = slm.lmm_multi(["y", "z"], "~ x + (1 | g)", table)
+    for shown in (fit, multi, slm.load(tmp_path / "fit.json")):
+        assert shown._repr_html_() == f"<pre>{html.escape(str(shown))}</pre>"
+    assert "&lt;" not in repr(fit)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from .._errors import DataError, ModelError
-from .._typing import FloatArray
+from .._typing import FloatArray, Text
 from ..formula.encode import Encoding
 from ..formula.portable import plain, read, read_encoding, write_encoding
 from .new_rows import TermFacts
@@ -72,9 +72,9 @@ class SavedFit:
         """BLUPs of the random effects: group -> DataFrame, levels by effects."""
         return {group: frame.copy() for group, frame in self.effects.items()}
 
-    def summary(self) -> str:
+    def summary(self) -> Text:
         """The text of `Fit.summary`."""
-        return self.text
+        return Text(self.text)
 
     def predict(
         self,
@@ -104,6 +104,9 @@ class SavedFit:
 
     def __str__(self) -> str:
         return self.text
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
 
     def __repr__(self) -> str:
         return f"<saved sparselmm fit: {self.formula or 'from arrays'}; deviance {self.facts['deviance']:.4f}>"

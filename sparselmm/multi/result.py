@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .._typing import FloatArray
+from .._typing import FloatArray, Text
 from ..equations import fitted_values
 from ..inference.ranef import effect_errors, effect_table
 from ..results import Fit
@@ -188,9 +188,9 @@ class MultiFit:
         """
         return predict(self, newdata, re, new_levels)
 
-    def summary(self) -> str:
+    def summary(self) -> Text:
         """Criterion, variances and correlations of each term, coefficients, and the facts of the fit."""
-        return summary(self)
+        return Text(summary(self))
 
     def __repr__(self) -> str:
         cells = ", ".join(f"{n:,} of {trait}" for trait, n in self.nobs.items())
@@ -200,6 +200,9 @@ class MultiFit:
 
     def __str__(self) -> str:
         return self.summary()
+
+    def _repr_html_(self) -> str:
+        return self.summary()._repr_html_()
 
     @cached_property
     def _components(self) -> Components:
