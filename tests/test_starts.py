@@ -90,6 +90,75 @@ def test_ar1_beside_crossed_from_anywhere(crossed, roots, rho):
     assert fit.deviance == pytest.approx(best.deviance, rel=SAME)
 
 
+EXTREMES = [3e-3, 1.0, 3e2]  # roots of ratios of 1e-5, 1 and 1e5
+
+
+def herds(seed, permanent):
+    """Records of a herd book with breeding values and, or without, a permanent environment; no effect of families."""
+    data, P = herd_book(150, 12, 3)
+    rng, animal = np.random.default_rng(seed), P.index(data.animal)
+    b = np.linalg.cholesky(P.relationship(P.ids).to_numpy()) @ rng.normal(size=len(P))
+    lasting = permanent * rng.normal(size=len(P))
+    return data.assign(
+        y=b[animal] + lasting[animal] + 0.5 * (data.herd % 3) + 1.2 * rng.normal(size=len(data)),
+        family=animal // 4,
+        x=rng.normal(size=len(data)),
+    ), {"P": P}
+
+
+def panel(seed):
+    """Six series of a smooth walk and a crossed factor with slopes."""
+    rng, n = np.random.default_rng(seed), 200
+    data = pd.DataFrame({"g": rng.integers(0, 6, n), "t": rng.integers(0, 15, n), "h": rng.integers(0, 12, n)})
+    data["x"] = rng.normal(size=n)
+    walk = 0.1 * rng.normal(size=(6, 15)).cumsum(1).cumsum(1)
+    slopes = rng.normal(size=(2, 12))
+    data["y"] = walk[data.g, data.t] + slopes[0, data.h] + data.x * slopes[1, data.h] + 0.7 * rng.normal(size=n)
+    return data, {}
+
+
+def plots(seed):
+    """A field of 10 x 12 plots with varieties."""
+    rng = np.random.default_rng(seed)
+    data = pd.DataFrame(itertools.product(range(10), range(12)), columns=["row", "col"])
+    correlation = [r ** np.abs(np.subtract.outer(np.arange(k), np.arange(k))) for r, k in ((0.6, 10), (0.4, 12))]
+    field = np.kron(*map(np.linalg.cholesky, correlation)) @ rng.normal(size=120)
+    data["v"] = rng.integers(0, 15, 120)
+    return data.assign(y=field + 0.7 * rng.normal(size=15)[data.v] + 0.7 * rng.normal(size=120)), {}
+
+
+FREE = np.arctanh(0.5)  # the correlation that a search starts from; others may lie beside another optimum
+SHAPES = {  # table, formula, where ratios stand in theta, the others of theta, a variance that is zero
+    "family beside a pedigree": (herds(8, 0.0), "x + (1 | family) + ped(1 | animal, P)", [0, 1], [], "family"),
+    "permanent environment and herds": (
+        herds(6, 0.8), "x + ped(1 | animal, P) + (1 | animal) + (1 | herd)", [0, 1, 2], [], "",
+    ),
+    "no permanent environment": (
+        herds(8, 0.0), "x + ped(1 | animal, P) + (1 | animal) + (1 | herd)", [0, 1, 2], [], "Intercept|animal",
+    ),
+    "curves of groups, crossed": (panel(1), "x + rw2(0 + t | g) + (1 | h)", [0, 1], [], ""),
+    "slopes of two factors": (panel(1), "x + (1 + x | h) + (1 + x | g)", [0, 2, 3, 5], [1, 4], ""),
+    "product of series": (plots(1), "1 + ar1(0 + row):ar1(0 + col) + (1 | v)", [0, 3], [1, 2], ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reml", [True, False], ids=["REML", "ML"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_any_ratios_end_at_one_optimum(shape, reml):
+    (data, context), formula, ratios, others, zero = SHAPES[shape]
+    model = slm.LinearMixedModel(f"y ~ {formula}", data, context=context)
+    best = model.fit(reml=reml)
+    assert best.converged
+    if zero:
+        assert [name for name, value in best.varpar.items() if value == 0.0 and zero in name]
+    for roots in itertools.product(EXTREMES if len(ratios) < 4 else EXTREMES[::2], repeat=len(ratios)):
+        start = np.zeros(len(best.theta))
+        start[ratios], start[others] = roots, FREE if "ar1" in formula else 0.0
+        fit = model.fit(reml=reml, start=start)
+        assert fit.converged, roots
+        assert fit.deviance == pytest.approx(best.deviance, rel=SAME), roots
+
+
 def test_a_start_far_beyond_the_range():
     """A variance ratio of 1e10, from which Newton's method alone would take its 50 iterations."""
     model = slm.LinearMixedModel("Reaction ~ Days + (1 | Subject)", slm.load_dataset("sleepstudy"))
