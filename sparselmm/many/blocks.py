@@ -98,6 +98,7 @@ def fit_together(
     if not whole.any():
         raise DataError("mode='common': every response is constant or has gaps")
     found, extra = fit_common(design, residualise(design, Y[:, whole]), reml, names[whole])
+    found.inverse_weight[:] = (1.0 / design.weights).mean()
     out.put(np.flatnonzero(whole), found)
     return names, out, extra
 
@@ -112,6 +113,7 @@ def _fit_complete(fitter: Fitter, Y: FloatArray, size: FloatArray, weights: Floa
         block.residual[:, exact] = stand_in.residual
         block.ss[exact] = stand_in.ss
     out = fitter.fit(block)
+    out.inverse_weight[:] = (1.0 / (design.weights if weights is None else weights)).mean(axis=-1)
     out.blank(exact, EXACT)
     return out
 

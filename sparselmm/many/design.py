@@ -181,18 +181,30 @@ def _term_rows(term: RandomTerm, keep: IntArray) -> RandomTerm:
 
 def contrast_matrix(contrasts: Mapping[str, Any] | None, names: tuple[str, ...]) -> FloatArray | None:
     """(c, p) from names with {coefficient: weight} or with p numbers. Errors: ModelError, DataError."""
-    if not contrasts:
+    if contrasts is None:
         return None
-    return np.array([_contrast(key, value, names) for key, value in contrasts.items()])
+    if not isinstance(contrasts, Mapping):
+        kind = type(contrasts).__name__
+        raise ModelError(f"contrasts: a mapping such as {{'b - a': {{'b': 1, 'a': -1}}}}, not {kind}")
+    taken = [name for name in contrasts if name in names]
+    if taken:
+        raise ModelError(f"contrast '{taken[0]}' has the name of a coefficient; give it another")
+    return np.array([_contrast(key, value, names) for key, value in contrasts.items()]) if contrasts else None
 
 
 def _contrast(key: str, value: Any, names: tuple[str, ...]) -> FloatArray:
-    if not isinstance(value, Mapping):
+    if isinstance(value, Mapping):
+        unknown = [name for name in value if name not in names]
+        if unknown:
+            raise ModelError(f"contrast '{key}': no coefficient '{unknown[0]}'; there are {', '.join(names)}")
+        value = [value.get(name, 0.0) for name in names]
+    try:
         row = np.asarray(value, dtype=np.float64)
-        if row.shape != (len(names),) or not np.isfinite(row).all():
-            raise DataError(f"contrast '{key}': {len(names)} finite numbers are needed, one a coefficient, not {value}")
-        return row
-    unknown = [name for name in value if name not in names]
-    if unknown:
-        raise ModelError(f"contrast '{key}': no coefficient '{unknown[0]}'; there are {', '.join(names)}")
-    return np.array([float(value.get(name, 0.0)) for name in names])
+    except (TypeError, ValueError):
+        row = np.zeros(0)
+    if row.shape != (len(names),) or not np.isfinite(row).all():
+        raise DataError(
+            f"contrast '{key}': {{coefficient: weight}} or {len(names)} finite numbers are needed, one a coefficient, "
+            f"not {value!r}"
+        )
+    return row

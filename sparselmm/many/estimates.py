@@ -21,7 +21,8 @@ class Estimates:
     """v responses, c coefficients and contrasts, k variance parameters besides sigma.
 
     beta, se, df: (v, c). varpar: (v, k) on the natural scale. theta: (v, k). sigma, loglik, df_residual (twice over
-    the variance of log sigma^2), gradient_norm: (v,). nobs: (v,). reason: (v,) text, empty where all is well.
+    the variance of log sigma^2), gradient_norm: (v,). inverse_weight: mean of 1/weight over a response's rows, (v,).
+    nobs: (v,). reason: (v,) text, empty where all is well.
     """
 
     beta: FloatArray
@@ -33,6 +34,7 @@ class Estimates:
     loglik: FloatArray
     df_residual: FloatArray
     gradient_norm: FloatArray
+    inverse_weight: FloatArray
     nobs: IntArray
     converged: BoolArray
     is_singular: BoolArray
@@ -57,7 +59,8 @@ def empty(v: int, c: int, k: int) -> Estimates:
     """Estimates of v responses: nothing known yet."""
     made: dict[str, Any] = {name: np.full((v, c), np.nan) for name in ("beta", "se", "df")}
     made |= {name: np.full((v, k), np.nan) for name in ("varpar", "theta")}
-    made |= {name: np.full(v, np.nan) for name in ("sigma", "loglik", "df_residual", "gradient_norm")}
+    numbers = ("sigma", "loglik", "df_residual", "gradient_norm", "inverse_weight")
+    made |= {name: np.full(v, np.nan) for name in numbers}
     made |= {name: np.zeros(v, dtype=bool) for name in ("converged", "is_singular")}
     return Estimates(**made, nobs=np.zeros(v, dtype=np.int64), reason=np.full(v, "", dtype=object))
 

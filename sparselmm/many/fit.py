@@ -24,6 +24,7 @@ from .shrunk import fit_prior, profiles, shrunken
 from .spectral import DECOMPOSED, Spectral, is_decomposable, is_one_ratio
 
 Outcome = tuple[pd.Index, Estimates, Mapping[str, Any]]
+NO_RESPONSES = "Y has no responses"
 MODES = ("per-response", "common", "shrunk")
 
 
@@ -61,6 +62,8 @@ def lmm_many(
     """
     if mode not in MODES:
         raise ModelError(f"mode={mode!r}: one of {', '.join(map(repr, MODES))}")
+    if reml not in (True, False):
+        raise ModelError(f"reml={reml!r}: True for REML, False for maximum likelihood")
     own = each_responses_own(weights)
     shared = weights if own is None else None
     degrees = wanted(ddf)
@@ -71,15 +74,17 @@ def lmm_many(
     size = block_size(design) if block is None else check_size(block)
     run = _Run(design, source, keep, reml, degrees, own, size, client)
     names, estimates, extra = {"per-response": run.each, "common": run.common, "shrunk": run.shrunk}[mode]()
-    inverse = (1.0 / (design.weights[None, :] if own is None else own)).mean(axis=1)
-    return ManyFits(spec, design, names, tuple(contrasts or ()), estimates, reml, mode, extra, inverse)
+    return ManyFits(spec, design, names, tuple(contrasts or ()), estimates, reml, mode, extra)
 
 
 def each_responses_own(weights: Any) -> FloatArray | None:
-    """weights as (v, n) where they are a matrix, None where they are shared."""
+    """weights as (v, n) where they are a matrix, None where they are shared. Errors: DataError."""
     if weights is None or isinstance(weights, str) or np.ndim(weights) != 2:
         return None
-    return np.asarray(weights, dtype=np.float64)
+    try:
+        return np.asarray(weights, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"weights of each response are numbers, responses by samples: {error}") from error
 
 
 def check_weights(weights: FloatArray, source: Source, design: Design, keep: IntArray | None) -> FloatArray:
@@ -154,13 +159,13 @@ def _response_name(formula: Any, columns: list[str]) -> str:
 
 
 def _labels(data: Any, table: Any, samples: str | None) -> pd.Index | None:
-    """Labels of the table's rows, None where it has none."""
+    """Labels of the table's rows, which a RangeIndex only numbers; None where it has none."""
     if samples is not None:
         if samples not in table.columns:
             raise DataError(f"samples='{samples}': the table has no such column")
         return pd.Index(table.get_column(samples).to_list())
     index = getattr(data, "index", None)
-    return index if isinstance(index, pd.Index) and not isinstance(index, pd.RangeIndex) else None
+    return index if isinstance(index, pd.Index) else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -181,7 +186,7 @@ class _Run:
         fitter = fitter or make_fitter(self.design, self.reml, self.own is not None, self.ddf)
         found = list(map_blocks(_fit, fitter, self._with_weights(), self.client))
         if not found:
-            raise DataError("Y has no responses")
+            raise DataError(NO_RESPONSES)
         names = [labels for labels, _ in found]
         return names[0].append(names[1:]), concatenate([part for _, part in found]), {}
 
@@ -192,6 +197,8 @@ class _Run:
         if self.own is not None:
             raise ModelError("mode='common' has one V for all responses: give one weight a sample, not one a cell")
         blocks = list(self._blocks())
+        if not blocks:
+            raise DataError(NO_RESPONSES)
         names = blocks[0][0].append([labels for labels, _ in blocks[1:]])
         names, found, extra = fit_together(self.design, np.hstack([Y for _, Y in blocks]), self.reml, names)
         if not self.ddf:

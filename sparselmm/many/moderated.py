@@ -56,7 +56,7 @@ def moderated_table(e: Estimates, column: int, responses: pd.Index, moderated: b
     """
     beta, se, df, variances = e.beta[:, column], e.se[:, column], e.df[:, column], e.sigma**2
     df = np.where(np.isfinite(df), df, e.df_residual)
-    if moderated and not np.isfinite(e.df_residual).any():
+    if moderated and np.isfinite(variances).any() and not np.isfinite(e.df_residual).any():
         raise ModelError(
             "moderated=True needs degrees of freedom: fit with ddf='satterthwaite', or use moderated=False"
         )

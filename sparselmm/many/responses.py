@@ -103,7 +103,7 @@ def _open_matrix(Y: Any, samples: str | None) -> _Matrix:
     if not isinstance(Y, pd.DataFrame):
         return _Matrix(Y if hasattr(Y, "shape") else np.asarray(Y), None, None)
     own = samples is not None and samples in Y.columns
-    labels = pd.Index(Y[samples]) if own else None if isinstance(Y.index, pd.RangeIndex) else Y.index
+    labels = pd.Index(Y[samples]) if own else Y.index
     values = Y.drop(columns=samples) if own else Y
     odd = [c for c, kind in zip(values.columns, values.dtypes, strict=True) if kind.kind not in "iufb"]
     if odd:
@@ -145,7 +145,7 @@ def _together(blocks: list[tuple[pd.Index, FloatArray]]) -> tuple[pd.Index, Floa
 
 def match(source: Source, labels: pd.Index | None, n_rows: int) -> IntArray | None:
     """Rows of Y in the order of the table; None where they are in it already. Errors: DataError, with the labels."""
-    if source.samples is None or labels is None:
+    if source.samples is None or labels is None or _only_numbered(source.samples, labels):
         if isinstance(source, _Matrix) and source.n_rows != n_rows:
             turned = f"; it has {n_rows} columns: transpose it" if source.values.shape[1] == n_rows else ""
             raise DataError(f"Y has {source.n_rows} rows (samples), the table has {n_rows}{turned}")
@@ -157,6 +157,21 @@ def match(source: Source, labels: pd.Index | None, n_rows: int) -> IntArray | No
     _check_found(labels[found < 0], "the table", "Y", "drop these rows of the table")
     _check_found(source.samples.difference(labels, sort=False), "Y", "the table", "leave these rows of Y out")
     return None if (found == np.arange(len(found))).all() else found.astype(np.int64)
+
+
+def _only_numbered(one: pd.Index, other: pd.Index) -> bool:
+    """Whether rows go by their order, since one side has no labels but row numbers (a RangeIndex).
+
+    Errors: DataError where the other side has the same numbers in another order: a table that was sorted or shuffled.
+    """
+    if not any(isinstance(index, pd.RangeIndex) for index in (one, other)):
+        return False
+    if len(one) == len(other) and not one.equals(other) and one.is_unique and one.isin(other).all():
+        raise DataError(
+            "the rows of Y and of the table have the same numbers in another order: give both labels (an index of "
+            "text, or samples=), or say that rows go by their order: reset_index(drop=True)"
+        )
+    return True
 
 
 def _check_found(lost: pd.Index, where: str, other: str, way_out: str) -> None:

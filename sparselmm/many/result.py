@@ -21,8 +21,7 @@ class ManyFits:
     """v fits of one model. Arrays have one row a response, in the order of Y; NaN where `reason` says why.
 
     spec: the model (its y is a stand-in). responses: (v,) names. contrast_names: what `contrasts=` asked for.
-    extra: what a mode adds, such as `Sigma` of mode="common". inverse_weight: mean of 1/weight over the samples, (v,)
-    where each response has its own weights, else (1,).
+    extra: what a mode adds, such as `Sigma` of mode="common".
     """
 
     spec: ModelSpec
@@ -33,7 +32,6 @@ class ManyFits:
     reml: bool
     mode: str
     extra: Mapping[str, Any]
-    inverse_weight: FloatArray
 
     @property
     def coefficients(self) -> tuple[str, ...]:
@@ -136,12 +134,14 @@ class ManyFits:
         names = [*self.coefficients, *self.contrast_names]
         if coef not in names:
             raise ModelError(f"no coefficient or contrast '{coef}'; there are {', '.join(names)}")
+        if n is not None and (isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0):
+            raise ModelError(f"n={n!r}: a whole number of rows from 0 on, or None for all")
         table = moderated_table(self.estimates, names.index(coef), self.responses, moderated)
         return table if n is None else table.head(n)
 
     def variance_partition(self) -> pd.DataFrame:
         """Shares of the variance of each response: a column a term, `fixed` (of X beta) and `residual`."""
-        return pd.DataFrame(fractions(self.design, self.estimates, self.inverse_weight), index=self.responses)
+        return pd.DataFrame(fractions(self.design, self.estimates), index=self.responses)
 
     def __repr__(self) -> str:
         fitted = int((self.reason == "").sum())

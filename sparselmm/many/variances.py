@@ -8,21 +8,20 @@ from .design import Design, term_matrix
 from .estimates import Estimates
 
 
-def fractions(design: Design, e: Estimates, inverse_weight: FloatArray) -> dict[str, FloatArray]:
+def fractions(design: Design, e: Estimates) -> dict[str, FloatArray]:
     """Shares (v,) of a row's variance: each term's mean of z'Gz sigma^2, `fixed` the variance of X beta, `residual`.
 
-    inverse_weight: mean of 1/weight over a response's rows, (v,) or (1,).
     Terms over a precision count with the mean diagonal of its inverse taken as one.
     """
     parts: dict[str, FloatArray] = {}
     for term, part in zip(design.spec.terms, design.parameters.slices, strict=True):
-        key = term.name if term.name not in parts else term.describe()
+        key = term.describe() if term.name in (*parts, "fixed", "residual") else term.name
         parts[key] = _term_variance(term, e.theta[:, part]) * e.sigma**2
     p = design.spec.X.shape[1]
     cov = np.atleast_2d(np.cov(design.spec.X, rowvar=False, ddof=0)) if p else np.zeros((0, 0))
     beta = np.nan_to_num(e.beta[:, :p])
     parts["fixed"] = np.einsum("va,ab,vb->v", beta, cov, beta)
-    parts["residual"] = e.sigma**2 * inverse_weight
+    parts["residual"] = e.sigma**2 * e.inverse_weight
     total = sum(parts.values())
     return {name: value / total for name, value in parts.items()}
 

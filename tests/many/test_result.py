@@ -95,3 +95,46 @@ def test_contrasts_are_checked():
     for contrasts, message in (({"c": {"agee": 1}}, "no coefficient 'agee'"), ({"c": [1, 2]}, "4 finite numbers")):
         with pytest.raises(slm.SparselmmError, match=message):
             slm.lmm_many(ONE, samples(), responses(), contrasts=contrasts)
+
+
+@pytest.mark.parametrize(
+    ("contrasts", "message"),
+    [
+        ([{"age": 1.0}], "a mapping such as .* not list"),
+        ({"c": "age - trt"}, "finite numbers are needed, one a coefficient, not 'age - trt'"),
+        ({"c": {"age": "b"}}, "finite numbers"),
+        ({"c": {"age": np.nan}}, "finite numbers"),
+        ({"age": {"age": 2.0}}, "contrast 'age' has the name of a coefficient"),
+    ],
+)
+def test_contrasts_that_are_none(contrasts, message):
+    with pytest.raises(slm.SparselmmError, match=message):
+        slm.lmm_many(ONE, samples(), responses(), contrasts=contrasts)
+
+
+@pytest.mark.parametrize("n", [-1, 2.5, True])
+def test_rows_of_a_top_table_are_counted(fits, n):
+    with pytest.raises(slm.ModelError, match="whole number of rows"):
+        fits.top_table("age", n=n)
+
+
+def test_a_top_table_of_responses_without_fits_is_empty_of_numbers():
+    constant = slm.lmm_many(ONE, samples(), np.ones((500, 2))).top_table("age")
+    assert constant.isna().all(axis=None) and len(constant) == 2
+
+
+def test_shares_do_not_read_weights_of_missing_cells():
+    """As `lmm` with the rows left out; a weight of zero or NaN may stand in such a cell."""
+    Y, W = responses()[:, :2].copy(), np.random.default_rng(3).uniform(0.2, 2.0, (2, 500))
+    Y[:3, 0], W[0, :3] = np.nan, [0.0, np.nan, -1.0]
+    shares = slm.lmm_many(ONE, samples(), Y, weights=W).variance_partition()
+    fit = slm.lmm("y" + ONE, samples().assign(y=Y[:, 0])[3:], weights=W[0, 3:])
+    expected = fit.varpar["sd_Intercept|donor"] ** 2 / (fit.sigma**2 * np.mean(1.0 / W[0, 3:]))
+    np.testing.assert_allclose(shares["donor"][0] / shares["residual"][0], expected, rtol=1e-5)
+
+
+def test_a_factor_called_residual_has_a_share_of_its_own():
+    data = samples().assign(residual=samples()["donor"])
+    named = slm.lmm_many("~ age + (1 | residual)", data, responses()).variance_partition()
+    plain = slm.lmm_many("~ age + (1 | donor)", data, responses()).variance_partition()
+    np.testing.assert_allclose(named.to_numpy(), plain.to_numpy(), rtol=ROUNDING)
