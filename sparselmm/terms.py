@@ -176,6 +176,10 @@ class ModelSpec:
             object.__setattr__(self, "S", sp.csc_array(self.S, dtype=np.float64))
         _check_spec(self)
 
+    def __repr__(self) -> str:
+        sizes = f"{self.n:,} rows, {len(self.fixed_names):,} fixed effects, {self.q:,} random effects"
+        return f"<sparselmm model spec: {self.formula or 'from arrays'}; {sizes}>"
+
     @property
     def design(self) -> Any:
         """All fixed effects side by side: X, or sparse [X S]."""

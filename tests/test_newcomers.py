@@ -163,3 +163,9 @@ def test_a_summary_shows_itself_at_the_end_of_a_cell(table, tmp_path):
     for shown in (fit, multi, slm.load(tmp_path / "fit.json")):
         assert shown._repr_html_() == f"<pre>{html.escape(str(shown))}</pre>"
     assert "&lt;" not in repr(fit)
+
+
+def test_what_holds_arrays_shows_as_one_line(table):
+    fit = slm.lmm("y ~ x + (1 | g)", table)
+    for thing in (fit, fit.spec, fit.profile("x"), fit.bootstrap(2, seed=1)):
+        assert repr(thing).startswith("<sparselmm ") and "x" in repr(thing) and len(repr(thing)) < 150

@@ -49,6 +49,10 @@ class Bootstrap:
     fit: "Fit | None" = None
     effects: str = "new"
 
+    def __repr__(self) -> str:
+        size = f"{len(self.replicates):,} replicates" + (f", {self.n_failed:,} failed" if self.n_failed else "")
+        return f"<sparselmm bootstrap: {size}, of {', '.join(self.estimates.index)}>"
+
     @property
     def n_failed(self) -> int:
         """Replicates that could not be fitted."""

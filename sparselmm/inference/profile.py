@@ -101,6 +101,10 @@ class Profile:
     level: float
     reml: bool = False
 
+    def __repr__(self) -> str:
+        kind = "REML" if self.reml else "ML"
+        return f"<sparselmm profile by {kind}, to {100 * self.level:g} %, of {', '.join(self.curves) or 'nothing'}>"
+
     @property
     def table(self) -> pd.DataFrame:
         """parameter, value, zeta: a row each node."""
