@@ -5,6 +5,7 @@ relatives above some threshold. Cutting small entries can leave a family's block
 repaired only where that is asked for.
 """
 
+import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,8 +77,11 @@ def read_kinship(
     """
     if repair not in REPAIRS:
         raise ModelError(f"repair={repair!r}: None, 'ridge' or 'eigen'")
-    if not 0.0 <= threshold < np.inf:
+    number = isinstance(threshold, (int, float, np.integer, np.floating)) and not isinstance(threshold, bool)
+    if not number or not 0.0 <= threshold < np.inf:
         raise ModelError(f"threshold={threshold!r}: a size of relationships, at least 0")
+    if ids is not None and (isinstance(ids, (str, bytes)) or not np.iterable(ids)):
+        raise DataError(f"ids={ids!r}: a list of people is needed")
     rows, cols, values, labels = _pairs(source, ids)
     matrix = _assemble(rows, cols, values, labels, threshold)
     family = _families(matrix)
@@ -91,20 +95,36 @@ _Pairs = tuple[IntArray, IntArray, FloatArray, tuple[Any, ...]]
 def _pairs(source: Any, ids: Sequence[Any] | None) -> _Pairs:
     """Places of the two people of each entry, its value, and labels."""
     if sp.issparse(source):
-        return _of_matrix(source, ids)
+        return _of_matrix(source, ids, True)
     if not isinstance(source, (str, Path)):
-        return _of_table(pd.DataFrame(source), ids)
+        return _of_table(_as_table(source), ids)
     path = Path(source)
     if not path.is_file():
         raise DataError(f"no file {path}")
     try:
         if path.suffix == ".mtx":
-            return _of_matrix(sp.coo_array(scipy.io.mmread(path)), ids)
+            return _of_matrix(sp.coo_array(scipy.io.mmread(path)), ids, False)
         if path.name.endswith(".grm.sp"):
             return _of_gcta(path, ids)
         return _of_table(_read_pairs(path), ids)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, csv.Error) as error:
         raise DataError(f"{path.name}: {error}") from error
+
+
+def _as_table(source: Any) -> pd.DataFrame:
+    """Errors: DataError for anything else, a dense matrix among it."""
+    try:
+        table = pd.DataFrame(source)
+    except (TypeError, ValueError) as error:
+        kind = type(source).__name__
+        raise DataError(f"kinship: a path, a table of pairs or a sparse matrix is needed, not {kind}") from error
+    values = table.to_numpy()
+    if len(table) and values.shape == values.T.shape and (values == values.T).all():
+        raise DataError(
+            f"kinship: a symmetric table of {len(table)} by {len(table)} is a matrix, not pairs: give it as "
+            "scipy.sparse.csc_array(matrix), with ids="
+        )
+    return table
 
 
 def _read_pairs(path: Path) -> pd.DataFrame:
@@ -119,8 +139,13 @@ def _read_pairs(path: Path) -> pd.DataFrame:
     return table.astype({0: np.int64, 1: np.int64, 2: np.float64} if plain else {2: np.float64})
 
 
-def _of_matrix(matrix: Any, ids: Sequence[Any] | None) -> _Pairs:
-    entries, m = sp.coo_array(matrix), matrix.shape[0]
+def _of_matrix(matrix: Any, ids: Sequence[Any] | None, is_sum: bool) -> _Pairs:
+    """is_sum: whether entries at the same place add up, as in scipy's matrices, or are one pair that stands twice."""
+    entries, m = sp.coo_array(matrix, copy=True), matrix.shape[0]
+    if entries.dtype.kind not in "biuf":
+        raise DataError(f"kinship: relationships are real numbers, not {entries.dtype}")
+    if is_sum:
+        entries.sum_duplicates()
     if matrix.shape != (m, m):
         raise DataError(f"kinship: the matrix has shape {matrix.shape}; it must be square")
     labels = tuple(range(m)) if ids is None else tuple(ids)
@@ -133,11 +158,16 @@ def _of_matrix(matrix: Any, ids: Sequence[Any] | None) -> _Pairs:
 def _of_gcta(path: Path, ids: Sequence[Any] | None) -> _Pairs:
     """Rows `i j value`, i and j from 0; the IID of each person in the file beside it."""
     table = pd.read_csv(path, sep=r"\s+", header=None, names=["i", "j", "value"])
+    if not len(table):
+        raise DataError(f"{path.name} is empty; it has a line for each person at least")
     beside = path.with_name(path.name[: -len(".sp")] + ".id")
     if ids is None:
         if not beside.is_file():
             raise DataError(f"no file {beside.name} beside it; give the people as ids=")
-        ids = pd.read_csv(beside, sep=r"\s+", header=None, dtype=str, keep_default_na=False)[1].tolist()
+        people = pd.read_csv(beside, sep=r"\s+", header=None, dtype=str, keep_default_na=False)
+        if people.shape[1] < 2:
+            raise DataError(f"{beside.name} has one column; family and person, FID and IID, are needed")
+        ids = people[1].tolist()
     _check_labels(pd.Index(ids))
     given = table[["i", "j"]].to_numpy(dtype=np.float64)
     places = given.astype(np.int64)
@@ -213,6 +243,12 @@ def _mend(
 ) -> tuple[sp.csc_array, pd.DataFrame]:
     """The matrix with blocks repaired, and which. Errors: DataError naming blocks where none may be."""
     columns = ["family", "size", "smallest", "change"]
+    alone = matrix.diagonal()
+    if (alone <= 0.0).any():
+        worst = int(alone.argmin())
+        raise DataError(
+            f"kinship: {labels[worst]!r} has relationship {alone[worst]:g} with itself; it must be positive"
+        )
     bad = _indefinite(matrix)
     if not bad:
         return matrix, pd.DataFrame(columns=columns)
@@ -220,11 +256,6 @@ def _mend(
         raise DataError(_complaint([(people, smallest) for people, _, smallest in bad], labels))
     mend = _ridge if repair == "ridge" else _eigen
     blocks = [(people, mend(block)) for people, block, _ in bad]
-    hopeless = [people for people, block, _ in bad if not _wanted(block)]
-    if hopeless:
-        raise DataError(
-            f"kinship: {labels[hopeless[0][0]]!r} has no relationship with itself, which cannot be repaired"
-        )
     sizes = [float(np.abs(new - block).max()) for (_, new), (_, block, _) in zip(blocks, bad, strict=True)]
     rows = [(family[p[0]], len(p), smallest, size) for (p, _, smallest), size in zip(bad, sizes, strict=True)]
     return _replaced(matrix, blocks), pd.DataFrame(rows, columns=columns).sort_values("family", ignore_index=True)
@@ -266,8 +297,7 @@ def _eigen(block: FloatArray) -> FloatArray:
 
 
 def _wanted(block: FloatArray) -> float:
-    size = float(np.abs(np.diag(block)).mean())
-    return SMALLEST * size
+    return SMALLEST * float(np.diag(block).mean())
 
 
 def _complaint(bad: list[tuple[IntArray, float]], labels: tuple[Any, ...]) -> str:

@@ -183,9 +183,43 @@ def test_places_in_a_grm_that_nobody_has(tmp_path, pairs, message):
     [
         (pd.DataFrame(columns=["a", "b", "v"]), {}, "there are no people"),
         (sp.eye_array(2), {"ids": ["a", "a"]}, "id 'a' stands twice"),
-        (pd.DataFrame([("a", "a", 0.0)]), {"repair": "ridge"}, "'a' has no relationship with itself"),
+        (pd.DataFrame([("a", "a", -1.0), ("a", "b", 0.1)]), {"repair": "ridge"}, "'a' has relationship -1 with itself"),
+        (np.eye(3), {}, r"3 by 3 is a matrix, not pairs: .*csc_array"),
+        (pd.DataFrame(np.eye(4)), {}, "4 by 4 is a matrix"),
+        (sp.csr_array(np.eye(2) * 1j), {}, "real numbers, not complex128"),
+        (sp.eye_array(2), {"ids": "ab"}, "ids='ab': a list of people"),
+        (sp.eye_array(2), {"ids": 2}, "ids=2: a list of people"),
+        (3, {}, "a table of pairs or a sparse matrix is needed, not int"),
+        (pd.DataFrame([("a", "a", 0.0)]), {"repair": "ridge"}, "'a' has relationship 0 with itself"),
     ],
 )
 def test_people_that_cannot_be(source, options, message):
     with pytest.raises(slm.DataError, match=message):
         slm.read_kinship(source, **options)
+
+
+@pytest.mark.parametrize("threshold", ["a", None, True, np.array([0.1, 0.2]), np.nan])
+def test_a_threshold_is_a_number(threshold):
+    with pytest.raises(slm.ModelError, match="a size of relationships, at least 0"):
+        read_kinship(trios()[1], threshold=threshold)
+
+
+def test_entries_of_a_sparse_matrix_at_one_place_add_up():
+    """As scipy's do; the first of them used to be the relationship."""
+    parts = sp.coo_array(([0.25, 0.25, 1.0, 1.0], ([0, 0, 0, 1], [1, 1, 0, 1])), shape=(2, 2))
+    np.testing.assert_array_equal(read_kinship(parts).matrix.toarray(), [[1.0, 0.5], [0.5, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "people", "message"),
+    [
+        ("k.grm.sp", "", "f A\n", "k.grm.sp is empty"),
+        ("k.grm.sp", "0 0 1\n", "A\n", "k.grm.id has one column; family and person"),
+        ("k.csv", "", "", "k.csv"),
+    ],
+)
+def test_files_that_break_off(tmp_path, name, text, people, message):
+    (tmp_path / name).write_text(text)
+    (tmp_path / "k.grm.id").write_text(people)
+    with pytest.raises(slm.DataError, match=message):
+        read_kinship(tmp_path / name)
