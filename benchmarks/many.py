@@ -23,7 +23,7 @@ import typer
 import sparselmm as slm
 from benchmarks import scan
 from benchmarks.racing.report import duration, figure, machine, paste, wrap
-from tests.problems import animals, pedigree
+from benchmarks.shapes import problems
 
 DOCS = Path(__file__).parents[1] / "docs" / "explanation" / "speed.md"
 FIXED = "~ age + sex + trt"
@@ -186,8 +186,8 @@ def _status(key: str) -> int:
 
 def traits(n: int, v: int) -> Row:
     """v traits of all animals of a pedigree, beside v times one trait's fit."""
-    rng, context = np.random.default_rng(3), pedigree(n)
-    data = animals(rng, n)
+    rng, context = np.random.default_rng(3), problems().pedigree(n)
+    data = problems().animals(rng, n)
     Y = data["y"].to_numpy()[:, None] + rng.uniform(0.5, 2.0, v) * rng.normal(size=(n, v))
     formula = "~ x + ped(1 | animal, P)"
     *one, fit = timed(lambda: slm.lmm("y" + formula, data.assign(y=Y[:, 0]), context=context))

@@ -28,7 +28,7 @@ import typer
 import sparselmm as slm
 from benchmarks.racing.processes import run
 from benchmarks.racing.report import duration, ends, machine, memory, paste, read, save, wrap
-from tests.problems import animals, breeding_values, effects, field, groups, mating, series
+from benchmarks.shapes import problems
 
 ROOT = Path(__file__).parents[1]
 DOCS, RESULTS = ROOT / "docs" / "explanation" / "speed.md", ROOT / "benchmarks" / "results" / "scale.json"
@@ -39,6 +39,7 @@ LIMIT = 3600.0  # seconds after which a process is stopped
 WRITTEN = 1.0  # scale of what is kept
 
 app = typer.Typer(add_completion=False)
+simulated = problems()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,34 +98,34 @@ class Row:
 def many_series(scale: float) -> Data:
     """160 series of 12,000 times."""
     times = round(12_000 * scale)
-    return Data("y ~ x + ar1(0 + t | g)", series(np.random.default_rng(1), 160 * times, times, gap=0.0))
+    return Data("y ~ x + ar1(0 + t | g)", simulated.series(np.random.default_rng(1), 160 * times, times, gap=0.0))
 
 
 def crossed_series(scale: float) -> Data:
     """2,000 subjects at 100 times, 1,000 items and 200 places crossed with them and with each other."""
     rng, n = np.random.default_rng(2), round(2_000 * scale) * 100
-    table = series(rng, n, 100, gap=0.0, items=max(4, round(1_000 * scale)))
-    place = groups(rng, n, max(4, round(200 * scale)))
-    table = table.assign(place=place, y=table.y + effects(rng, place, [1], 0.4))
+    table = simulated.series(rng, n, 100, gap=0.0, items=max(4, round(1_000 * scale)))
+    place = simulated.groups(rng, n, max(4, round(200 * scale)))
+    table = table.assign(place=place, y=table.y + simulated.effects(rng, place, [1], 0.4))
     return Data("y ~ x + (1 | h) + (1 | place) + ar1(0 + t | g)", table)
 
 
 def long_series(scale: float) -> Data:
     """One series seen at 200,000 of 220,000 times."""
     n = round(200_000 * scale)
-    return Data("y ~ x + ar1(0 + t)", series(np.random.default_rng(3), n, n))
+    return Data("y ~ x + ar1(0 + t)", simulated.series(np.random.default_rng(3), n, n))
 
 
 def field_trial(scale: float) -> Data:
     """100 x 200 plots, 2,000 genotypes in ten plots each."""
-    table = field(np.random.default_rng(4), round(20_000 * scale), plots=10)
+    table = simulated.field(np.random.default_rng(4), round(20_000 * scale), plots=10)
     return Data("y ~ 1 + (1 | variety) + ar1(0 + row):ar1(0 + col)", table)
 
 
 def herds(scale: float) -> Data:
     """100,000 animals with a record each in 1,000 herds."""
     n = round(100_000 * scale)
-    table = animals(np.random.default_rng(5), n, round(1_000 * scale), generations=10, males=10)
+    table = simulated.animals(np.random.default_rng(5), n, round(1_000 * scale), generations=10, males=10)
     return Data("y ~ x + (1 | herd) + ped(1 | animal, P)", table.assign(animal=table.animal + 1), parents(n))
 
 
@@ -132,10 +133,10 @@ def permanent(scale: float) -> Data:
     """200,000 animals, two records of every other one, in 4,000 herd-year-seasons."""
     n = round(200_000 * scale)
     rng, columns = np.random.default_rng(6), parents(n)
-    u = breeding_values(rng, mating(n, 10, 10)) + 0.7 * rng.normal(size=n)
+    u = simulated.breeding_values(rng, simulated.mating(n, 10, 10)) + 0.7 * rng.normal(size=n)
     who = np.repeat(rng.permutation(n)[: n // 2], 2)
-    hys = groups(rng, len(who), round(4_000 * scale))
-    y = 10 + u[who] + effects(rng, hys, [1], 0.5) + 1.2 * rng.normal(size=len(who))
+    hys = simulated.groups(rng, len(who), round(4_000 * scale))
+    y = 10 + u[who] + simulated.effects(rng, hys, [1], 0.5) + 1.2 * rng.normal(size=len(who))
     table = pd.DataFrame({"y": y, "animal": who + 1, "hys": hys})
     return Data("y ~ 1 + (1 | hys) + ped(1 | animal, P) + (1 | animal)", table, columns)
 
@@ -143,13 +144,13 @@ def permanent(scale: float) -> Data:
 def million(scale: float) -> Data:
     """1,000,000 animals with a record each."""
     n = round(1_000_000 * scale)
-    table = animals(np.random.default_rng(7), n, generations=10, males=10)[["y", "animal"]]
+    table = simulated.animals(np.random.default_rng(7), n, generations=10, males=10)[["y", "animal"]]
     return Data("y ~ 1 + ped(1 | animal, P)", table.assign(animal=table.animal + 1), parents(n))
 
 
 def parents(n: int, generations: int = 10) -> pd.DataFrame:
     """Columns of a pedigree under random mating, a tenth of the males used: animals 1 ... n in any order."""
-    found = mating(n, generations, 10)
+    found = simulated.mating(n, generations, 10)
     table = pd.DataFrame({"id": np.arange(1, n + 1), "sire": found["sire"] + 1, "dam": found["dam"] + 1})
     return table.sample(frac=1.0, random_state=8)
 

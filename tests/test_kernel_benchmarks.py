@@ -47,6 +47,13 @@ def test_every_module_of_kernels_and_engines_has_a_benchmark():
     assert found - {"__init__"} == covered
 
 
+def test_asv_can_import_every_benchmark():
+    """It has the installed package and this folder, not the tests: one module that fails to load ends them all."""
+    files = list(Path(kernels.__file__).parent.glob("**/*.py"))
+    assert len(files) > 20
+    assert [file.name for file in files if "from tests" in file.read_text()] == []
+
+
 def test_every_engine_is_measured():
     assert {*kernels.Engines.params[0], "dense"} == set(sparselmm.engines.ENGINES) - {"auto"}
     assert stages.Evaluation.engine == "auto"
