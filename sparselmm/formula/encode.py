@@ -82,13 +82,15 @@ class Encoding:
         """
         table = open_table(newdata)
         terms = {k: self.terms[k] for k in (range(len(self.terms)) if wanted is None else wanted)}
-        coded = {(t.group, j): self._part(table, t, j) for t in terms.values() for j in range(len(t.group))}
+        # two terms of one group may number its levels differently: all animals of a pedigree, those with records
+        tables = {(id(t.levels), j): t for t in terms.values() for j in range(len(t.group))}
+        coded = {(levels, j): self._part(table, t, j) for (levels, j), t in tables.items()}
         return {k: self._random(table, t, coded) for k, t in terms.items()}
 
     def _random(
-        self, table: Any, term: TermEncoding | LatentEncoding, coded: Mapping[tuple[Any, int], IntArray]
+        self, table: Any, term: TermEncoding | LatentEncoding, coded: Mapping[tuple[int, int], IntArray]
     ) -> tuple[IntArray, FloatArray | None]:
-        parts = [coded[term.group, j] for j in range(len(term.group))]
+        parts = [coded[id(term.levels), j] for j in range(len(term.group))]
         if isinstance(term, LatentEncoding):
             rows = self._rows(table, term.columns)
             found = term.codes(rows.frame, [part[rows.keep] for part in parts], self.context)

@@ -109,3 +109,25 @@ def test_a_cell_without_rows_is_not_determined():
         slm.SparselmmWarning, match=r"6 of 54 rows have a fixed part .* \(Machine\[T.C\]:b\[T.w\]\) as zero"
     ):
         fit.predict(table)
+
+
+@pytest.mark.parametrize("terms", ["ped(1 | id, P) + (1 | id)", "(1 | id) + ped(1 | id, P)"])
+def test_two_terms_that_number_the_levels_of_a_group_differently(terms, tmp_path):
+    """Additive and permanent effects: the pedigree's animals come in its own order, and there are more of them."""
+    rng = np.random.default_rng(6)
+    P = slm.Pedigree(
+        [f"a{i}" for i in range(30)],
+        [None] * 10 + [f"a{i % 5}" for i in range(20)],
+        [None] * 10 + [f"a{5 + i % 4}" for i in range(20)],
+    )
+    table = pd.DataFrame({"id": [f"a{i}" for i in rng.integers(8, 25, 100)], "x": rng.normal(size=100)})
+    table["y"] = table.x + 2 * rng.normal(size=30)[table.id.str[1:].astype(int)] + rng.normal(size=100)
+    fit = slm.lmm(
+        f"y ~ x + {terms}", table, context={"P": P}, fixed={"sd_ped(Intercept)|id": 1.0, "sd_Intercept|id": 1.0}
+    )
+    np.testing.assert_allclose(fit.predict(table), fit.fitted, rtol=1e-12)
+    unseen = pd.DataFrame({"id": ["a29", "a0"], "x": 0.0})
+    additive = fit.ranef()["ped(1 | id, P)" if terms[0] == "(" else "id"].loc[unseen.id].iloc[:, 0]
+    np.testing.assert_allclose(fit.predict(unseen), fit.fixef["Intercept"] + additive, rtol=1e-12)
+    fit.save(tmp_path / "fit.json")
+    np.testing.assert_allclose(slm.load(tmp_path / "fit.json").predict(table), fit.fitted, rtol=1e-12)
