@@ -223,6 +223,7 @@ def line(row: Row) -> str:
         f"{row.effects:,}" if fitted else "",
         duration(row.pedigree) if row.pedigree else "",
         duration(row.fit) if row.fit else "",
+        duration(row.processor) if row.processor else "",
         memory(row.peak),
         f"{row.evaluations} ({row.iterations})" if fitted else "",
         f"{row.nonzeros:,}" if fitted else "",
@@ -236,15 +237,16 @@ def markdown(kept: Mapping[str, Mapping[str, Any]]) -> str:
     """The table of all that is kept, and how it was measured."""
     known = {f.name for f in fields(Row)}
     rows = [Row(**{k: v for k, v in kept[name].items() if k in known}) for name in CASES if name in kept]
-    head = "| | random effects | pedigree | fit | peak memory | evaluations | nonzeros of L | bar | |"
-    lines = [head, "|---|---:|---:|---:|---:|---:|---:|---|---|", *map(line, rows)]
+    head = "| | random effects | pedigree | fit | processor | peak memory | evaluations | nonzeros of L | bar | |"
+    lines = [head, "|---|---:|---:|---:|---:|---:|---:|---:|---|---|", *map(line, rows)]
     when, where, what = (ends(kept[row.name][key] for row in rows) for key in ("date", "machine", "versions"))
     sizes = {kept[row.name]["scale"] for row in rows} - {1.0}
     text = (
         "Seconds of the clock: from columns to a pedigree with inbreeding (where that is all, to the inverse of A), "
         "and from table and pedigree to estimates by REML with standard errors of coefficients and variance "
-        "parameters. Peak memory of the process, libraries and table included. Evaluations: all factorisations of the "
-        "equations, and in brackets iterations of the search. Where no time is asked for, the bar is the memory of a "
+        "parameters. Processor: seconds of all threads for both; where two cores would have taken less by the clock, "
+        "they were shared with other work. Peak memory of the process, libraries and table included. Evaluations: all "
+        "factorisations of the equations, and in brackets iterations of the search. Where no time is asked for, the bar is the memory of a "
         f"machine of two cores. {'Sizes times ' if sizes else ''}{', '.join(f'{size:g}. ' for size in sorted(sizes))}"
         f"{when}, {where}: {what}; by `python -m benchmarks.scale --write`."
     )
