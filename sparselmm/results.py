@@ -197,9 +197,10 @@ class Fit:
         share: each component / sigma_p^2; `Intercept|animal` is the permanent environment.
 
         sigma_p^2 is the variance of a record of weight 1 (of the reference stratum of `varident`) of a non-inbred
-        animal about the fixed effects; mean F is ignored, as usual. The covariance of direct and maternal effects
-        counts once: twice the relationship of an animal with its dam, 1/2. exclude: groups or terms that do not
-        count in sigma_p^2, such as herds. A sire variance is a quarter of the additive one: see `variance_ratio`.
+        animal about the fixed effects; mean F is ignored, as usual, and the diagonal of a matrix of `known` counts as
+        one. The covariance of direct and maternal effects counts once: twice the relationship of an animal with its
+        dam, 1/2. exclude: groups or terms that do not count in sigma_p^2, such as herds. A sire variance is a quarter
+        of the additive one: see `variance_ratio`.
         Standard errors are the delta method's from the covariance matrix of all variance parameters, what was held
         or is zero taken as known; NaN where nothing in a quantity was free.
 

@@ -203,8 +203,11 @@ def _phenotypic(fit: "Fit", components: Components, left_out: Sequence[int]) -> 
 
 
 def _is_constant(term: RandomTerm) -> bool:
-    """Whether the term's variance is the same in every row: an intercept, or an animal's and its dam's."""
-    if term.Q is not None and term.Q.null_dim:
+    """Whether the term's variance is that of every row: an intercept, or an animal's and its dam's.
+
+    A Q whose levels differ in variance, an AR(1) with a free start or one of the user's, has none.
+    """
+    if term.Q is not None and (term.Q.null_dim or not (_is_genetic(term) or getattr(term.Q, "unit_variance", False))):
         return False
     if not sp.issparse(term.Z):
         return term.columns is None

@@ -123,6 +123,20 @@ def test_what_does_not_count_is_left_out(herd):
     pd.testing.assert_frame_equal(found, fit.heritability(exclude=["(1 + x | herd)"]))
 
 
+@pytest.mark.parametrize("start", ["stationary", "free"])
+def test_levels_that_differ_in_variance_have_no_one_heritability(herd, start):
+    """With a free start the term's sd is that of the innovations: 1/(1-a^2) times too small a variance of a record."""
+    table, P = herd
+    table = table.assign(t=np.arange(len(table)) % 12)
+    fit = slm.lmm(f"y ~ 1 + ped(1 | animal, P) + ar1(0 + t | herd, start='{start}')", table, context={"P": P})
+    if start == "stationary":
+        assert fit.heritability().estimate["share"].sum() == pytest.approx(1.0)
+        return
+    with pytest.raises(slm.ModelError, match=r"ar1\(0 \+ t \| herd.*differs between rows"):
+        fit.heritability()
+    assert fit.heritability(exclude="herd").estimate["share"].sum() == pytest.approx(1.0)
+
+
 def test_ratios_of_any_sums(maternal):
     a, m, am = maternal.varcorr.vcov[:3]
     names = ["ped(animal)|animal+dam", "ped(dam)|animal+dam", "ped(animal).ped(dam)|animal+dam"]
