@@ -3,6 +3,7 @@
 `RandomTerm` -> `ModelSpec` is all that the equations need; no table, no formula text, no engine.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -201,11 +202,20 @@ def check_residual(residual: FloatArray, p: int, spec: ModelSpec) -> None:
     if p >= spec.n:
         s = "" if p == 1 else "s"
         sizes = f"{p} fixed effect{s} for {spec.n} observation{s}"
-        raise ModelError(f"{sizes}: nothing is left to estimate sigma; drop some columns")
+        raise ModelError(f"{sizes}: nothing is left to estimate sigma; drop some columns{_most_columns(spec)}")
     if np.sqrt(residual @ residual / spec.n) <= ROUNDING * max(spec.y.max(), -spec.y.min()):
         raise ModelError(
             f"the fixed effects fit the response '{spec.response}' exactly: nothing is left to estimate variances from"
         )
+
+
+def _most_columns(spec: ModelSpec) -> str:
+    """Which factor has more than half of the fixed effects: often a column of numbers that was read as text."""
+    factors = Counter(name.partition("[")[0] for name in spec.fixed_names if "[" in name)
+    name, count = factors.most_common(1)[0] if factors else ("", 0)
+    if 2 * count <= len(spec.fixed_names):
+        return ""
+    return f" ({count} of them are levels of '{name}': if it is text that holds numbers, convert it)"
 
 
 def _check_codes(Z: Any, name: str, Q: Precision | None) -> tuple[AnyArray, int]:

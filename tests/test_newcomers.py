@@ -169,3 +169,21 @@ def test_what_holds_arrays_shows_as_one_line(table):
     fit = slm.lmm("y ~ x + (1 | g)", table)
     for thing in (fit, fit.spec, fit.profile("x"), fit.bootstrap(2, seed=1)):
         assert repr(thing).startswith("<sparselmm ") and "x" in repr(thing) and len(repr(thing)) < 150
+
+
+def test_numbers_that_were_read_as_text_are_named(table):
+    error = pytest.raises(slm.ModelError, match="119 of them are levels of 'x': if it is text that holds numbers")
+    with pytest.warns(slm.SparselmmWarning), error:
+        slm.lmm("y ~ x + (1 | g)", table.assign(x=table.x.astype(str)))
+    rounded = table.assign(x=table.x.round(1).astype(str))
+    with pytest.warns(slm.SparselmmWarning, match="'x' is text, and all of its .* levels are numbers"):
+        slm.lmm("y ~ x + (1 | g)", rounded)
+
+
+@pytest.mark.parametrize(
+    "levels", [["0.5", "1.0", "2.0"], [f"{i}" for i in range(30)], [f"plot {i}" for i in range(30)]]
+)
+def test_factors_with_numbers_for_names_are_factors_without_a_word(table, levels, recwarn):
+    data = table.assign(f=[levels[i % len(levels)] for i in range(len(table))])
+    slm.lmm("y ~ x + f + (1 | g)", data)
+    assert not recwarn.list

@@ -18,7 +18,7 @@ from formulaic.transforms import TRANSFORMS
 from formulaic.utils.layered_mapping import LayeredMapping
 from formulaic.utils.stateful_transforms import stateful_eval
 
-from .._errors import DataError, SparselmmError
+from .._errors import DataError, SparselmmError, SparselmmWarning
 from .._typing import FloatArray, IntArray
 from ..terms import split_columns
 from .table import kind_of
@@ -26,6 +26,7 @@ from .tokens import Expr
 
 HEAD = 2  # rows that show formulaic the kinds of plain columns; their levels are in their dtype
 SLAB = 4096  # rows of X written at a time: they stay in cache from one term to the next
+FEW_LEVELS = 10  # a factor with no more may well have levels such as "0.5"
 MANY_LEVELS = 100  # a factor with more makes sparse columns: beside a dense block of 1e6 rows, 0.8 GB
 UNREADABLE = {  # what formulaic says, and the way out
     "`.` operator": "; write the names of the columns",
@@ -146,6 +147,8 @@ def make_fixed_design(
 
     Names are those of X, then of S. Errors: as `make_design`.
     """
+    for column in columns:
+        _warn_of_numbers_in_text(frame[column])
     if not any(_levels(frame[c]) > MANY_LEVELS for c in columns):
         return *make_design(terms, columns, frame, context), None
     with _clear_errors(" + ".join(map(str, terms))):
@@ -158,6 +161,22 @@ def make_fixed_design(
     names = tuple(spec.column_names[j] for j in order)
     X = _checked(matrix[:, dense].toarray(), names[: len(dense)])
     return Design(tuple(columns), spec, names, order), X, sp.csc_array(matrix[:, sparse])
+
+
+def _warn_of_numbers_in_text(column: pd.Series) -> None:
+    """A column of measurements that came as text makes a coefficient of every value, without a word."""
+    levels = column.cat.categories.tolist() if _levels(column) > FEW_LEVELS else []
+    try:
+        numbers = [float(level) if isinstance(level, str) else 0.0 for level in levels]
+    except ValueError:
+        return
+    if not all(map(float.is_integer, numbers)):
+        warnings.warn(
+            f"column '{column.name}' is text, and all of its {len(levels)} levels are numbers: it is taken as a "
+            "factor. Convert it where a slope is meant",
+            SparselmmWarning,
+            stacklevel=2,
+        )
 
 
 def _unwrapped(made: Any) -> sp.csc_array:
