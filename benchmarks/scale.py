@@ -240,15 +240,15 @@ def markdown(kept: Mapping[str, Mapping[str, Any]]) -> str:
     head = "| | random effects | pedigree | fit | processor | peak memory | evaluations | nonzeros of L | bar | |"
     lines = [head, "|---|---:|---:|---:|---:|---:|---:|---:|---|---|", *map(line, rows)]
     when, where, what = (ends(kept[row.name][key] for row in rows) for key in ("date", "machine", "versions"))
-    sizes = {kept[row.name]["scale"] for row in rows} - {1.0}
+    small = sorted({kept[row.name]["scale"] for row in rows} - {1.0})
+    sizes = f"Sizes times {', '.join(f'{size:g}' for size in small)}. " if small else ""
     text = (
         "Seconds of the clock: from columns to a pedigree with inbreeding (where that is all, to the inverse of A), "
         "and from table and pedigree to estimates by REML with standard errors of coefficients and variance "
         "parameters. Processor: seconds of all threads for both; where two cores would have taken less by the clock, "
         "they were shared with other work. Peak memory of the process, libraries and table included. Evaluations: all "
-        "factorisations of the equations, and in brackets iterations of the search. Where no time is asked for, the bar is the memory of a "
-        f"machine of two cores. {'Sizes times ' if sizes else ''}{', '.join(f'{size:g}. ' for size in sorted(sizes))}"
-        f"{when}, {where}: {what}; by `python -m benchmarks.scale --write`."
+        "factorisations of the equations, and in brackets iterations of the search. Where no time is asked for, the "
+        f"bar is the memory of a machine of two cores. {sizes}{when}, {where}: {what}; by `python -m benchmarks.scale --write`."
     )
     return "\n".join(lines) + "\n\n" + wrap(text)
 
