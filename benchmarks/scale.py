@@ -248,7 +248,8 @@ def markdown(kept: Mapping[str, Mapping[str, Any]]) -> str:
         "parameters. Processor: seconds of all threads for both; where two cores would have taken less by the clock, "
         "they were shared with other work. Peak memory of the process, libraries and table included. Evaluations: all "
         "factorisations of the equations, and in brackets iterations of the search. Where no time is asked for, the "
-        f"bar is the memory of a machine of two cores. {sizes}{when}, {where}: {what}; by `python -m benchmarks.scale --write`."
+        f"bar is the memory of a machine of two cores. {sizes}"
+        f"{when}, {where}: {what}; by `python -m benchmarks.scale --write`."
     )
     return "\n".join(lines) + "\n\n" + wrap(text)
 
