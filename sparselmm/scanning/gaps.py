@@ -30,13 +30,13 @@ def products_without(null: NullModel, U: FloatArray, gone: BoolArray) -> tuple[P
     c = U.shape[1]
     J = np.zeros((len(U), len(rows)))
     J[rows, np.arange(len(rows))] = 1.0
-    gram, score = null.gram(np.hstack([U, J]))
+    gram, score, size = null.gram(np.hstack([U, J]))
     values, vectors = np.linalg.eigh(gram[c:, c:])
     used = values > RANK * values[-1]
     half = (vectors[:, used] / np.sqrt(values[used])).T
     cross, alone = half @ gram[c:, :c], half @ score[c:]
     P = gram[:c, :c] - cross.T @ cross
-    products = Products(P[None], (score[:c] - cross.T @ alone)[None], np.diag(gram)[:c][None])
+    products = Products(P[None], (score[:c] - cross.T @ alone)[None], size[None, :c])
     return products, float(null.ss - alone @ alone), int(used.sum())
 
 

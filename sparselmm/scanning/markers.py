@@ -4,19 +4,21 @@ Every source gives blocks of markers (k, samples), in bytes (-127 is missing, as
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from .._errors import DataError, ModelError
 from .._typing import AnyArray
 from ..kernels.families import MISSING
 
 ROWS = 2048  # samples that are transposed at a time, within the cache: 0.37 ms a marker of 100,000 people at once
+MISSING_IN_FLOATS = (-9.0, -99.0, -999.0, -9999.0)  # PLINK's and others'; no dosage or standardised genotype
 CODES = 127  # whole numbers from here on (127, 129, 255, 999) are no counts of alleles
 MAGIC = b"\x6c\x1b\x01"  # of a bed file, marker by marker
 BIM = ["chromosome", "marker", "cm", "position", "allele", "other_allele"]
@@ -54,26 +56,32 @@ class MarkerSource(Protocol):
 def open_markers(genotypes: Any, samples: Any = None, markers: Any = None) -> MarkerSource:
     """The source that suits `genotypes`.
 
-    A path: PLINK 1 files (.bed with .bim and .fam). A DataFrame: samples in rows, markers in columns. An array
-    (samples, markers). An iterator of (ids or a table with a column `marker`, array (samples, k)).
+    A path: PLINK 1 files (.bed with .bim and .fam). A DataFrame: samples in rows, markers in columns. An array or a
+    scipy sparse matrix (samples, markers). An iterator of (ids or a table with a column `marker`, array (samples, k)).
     samples: ids of the samples of arrays and iterators; markers: ids, or a table with `marker`, `chromosome`,
     `position`, of arrays. Errors: DataError, ModelError.
     """
     if isinstance(genotypes, (str, Path)):
         return Plink(Path(genotypes))
     index = None if samples is None else pd.Index(samples)
+    if hasattr(genotypes, "to_pandas") and hasattr(genotypes, "columns"):
+        genotypes = genotypes.to_pandas()
     if isinstance(genotypes, pd.DataFrame):
+        odd = [c for c, kind in genotypes.dtypes.items() if kind.kind not in "biuf"]
+        if odd:
+            raise DataError(f"{len(odd)} columns of the genotypes hold no numbers, the first is {odd[0]!r}")
         if index is None and not isinstance(genotypes.index, pd.RangeIndex):
             index = genotypes.index
         nullable = any(pd.api.types.is_extension_array_dtype(kind) for kind in genotypes.dtypes)
         values = genotypes.to_numpy(dtype=np.float64, na_value=np.nan) if nullable else genotypes.to_numpy()
         return Table(values, index, genotypes.columns if markers is None else markers)
-    if isinstance(genotypes, np.ndarray):
-        return Table(genotypes, index, markers)
-    if isinstance(genotypes, Iterable):
+    if isinstance(genotypes, np.ndarray) or sp.issparse(genotypes):
+        return Table(sp.csc_array(genotypes) if sp.issparse(genotypes) else genotypes, index, markers)
+    if isinstance(genotypes, Iterable) and not isinstance(genotypes, Mapping) and not hasattr(genotypes, "shape"):
         return Stream(genotypes, index)
     raise DataError(
-        f"genotypes are a path, a DataFrame, an array or an iterator of blocks, not {type(genotypes).__name__}"
+        "genotypes are a path, a DataFrame, an array, a sparse matrix or an iterator of blocks, not "
+        f"{type(genotypes).__name__}: give other arrays in blocks, ((ids[i:j], np.asarray(G[:, i:j])) for ...)"
     )
 
 
@@ -83,12 +91,15 @@ def marker_info(markers: Any, count: int) -> pd.DataFrame:
         if "marker" not in markers.columns:
             raise DataError(f"markers: a table needs a column 'marker', it has {', '.join(map(str, markers.columns))}")
         return markers.reset_index(drop=True)
+    if isinstance(markers, str) or not (markers is None or np.iterable(markers)):
+        raise DataError(f"markers={markers!r}: a list of ids or a table is needed")
     names = [f"m{i}" for i in range(count)] if markers is None else list(markers)
     return pd.DataFrame({"marker": [str(x) for x in names]})
 
 
 def by_marker(values: Any, n_samples: int | None = None) -> AnyArray:
     """(samples, k) -> (k, samples) contiguous, int8 or float64. Errors: DataError for other shapes, text, odd codes."""
+    values = values.toarray() if sp.issparse(values) else values
     array = np.asarray(np.ma.filled(values.astype(np.float64), np.nan) if np.ma.isMaskedArray(values) else values)
     if array.ndim != 2 or (n_samples is not None and len(array) != n_samples):
         rows = "samples" if n_samples is None else f"{n_samples} samples"
@@ -103,6 +114,13 @@ def by_marker(values: Any, n_samples: int | None = None) -> AnyArray:
     return out
 
 
+def check_floats(lowest: AnyArray) -> None:
+    """DataError where a marker's least genotype (k,) of type float is a code for missing."""
+    odd = lowest[np.isin(lowest, MISSING_IN_FLOATS)]
+    if len(odd):
+        raise DataError(f"genotypes have the number {odd[0]:g}, a code for missing: missing is NaN in floats")
+
+
 def check_codes(lowest: AnyArray, largest: AnyArray) -> None:
     """DataError where a marker's least or largest genotype (k,), a whole number, is some other code for missing."""
     odd = [*lowest[lowest < 0], *largest[(largest >= CODES) & np.isfinite(largest)]]
@@ -113,14 +131,14 @@ def check_codes(lowest: AnyArray, largest: AnyArray) -> None:
 
 
 class Table:
-    """An array (samples, markers) in memory."""
+    """An array or a sparse matrix (samples, markers) in memory."""
 
-    def __init__(self, values: AnyArray, samples: pd.Index | None, markers: Any):
+    def __init__(self, values: Any, samples: pd.Index | None, markers: Any):
         if values.ndim != 2:
             raise DataError(f"genotypes have shape {values.shape}; samples by markers are needed")
         by_marker(values[:1])
-        if samples is not None and len(samples) != len(values):
-            raise DataError(f"samples: {len(samples)} ids for genotypes of {len(values)} samples")
+        if samples is not None and len(samples) != values.shape[0]:
+            raise DataError(f"samples: {len(samples)} ids for genotypes of {values.shape[0]} samples")
         self._values, self.samples = values, samples
         self.n_samples, self.n_markers = values.shape
         self._info = marker_info(markers, values.shape[1])
@@ -238,9 +256,12 @@ def _ends(path: Path, length: int = 1 << 20) -> AnyArray:
         return np.frombuffer(str(size).encode() + head + file.read(), np.uint8)
 
 
-def fingerprint(genotypes: AnyArray, info: pd.DataFrame, samples: pd.Index | None) -> str:
+def fingerprint(genotypes: Any, info: pd.DataFrame, samples: pd.Index | None) -> str:
     """SHA-256 of genotypes (or what stands for them), ids of markers and of samples."""
-    digest = hashlib.sha256(np.ascontiguousarray(genotypes).data)
+    parts = [genotypes.data, genotypes.indices, genotypes.indptr] if sp.issparse(genotypes) else [genotypes]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).data)
     digest.update("\n".join(info["marker"]).encode())
     digest.update(b"" if samples is None else "\n".join(map(str, samples)).encode())
     return digest.hexdigest()

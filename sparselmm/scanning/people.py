@@ -60,10 +60,12 @@ def _in_order(fit: Fit, samples: pd.Index | None, n_samples: int) -> tuple[IntAr
 def _labels(fit: Fit, sample: Any) -> Any:
     """Labels of the rows, (n,)."""
     if not isinstance(sample, str):
-        labels = pd.Index(np.asarray(sample))
+        labels = np.asarray(sample)
+        if labels.ndim != 1:
+            raise ModelError(f"sample: a name or {fit.nobs} labels are needed, not an array of shape {labels.shape}")
         if len(labels) != fit.nobs:
             raise DataError(f"sample: {len(labels)} labels for the {fit.nobs} rows of the model")
-        return labels
+        return pd.Index(labels)
     for term in fit.spec.terms:
         if term.name == sample and isinstance(term.Z, np.ndarray):
             return pd.Index(term.labels())[term.Z]
@@ -123,10 +125,15 @@ def covariates(spec: ModelSpec, interact: Any) -> tuple[FloatArray, tuple[str, .
     if interact is None:
         return np.ones((spec.n, 1)), ()
     given = {interact: None} if isinstance(interact, str) else interact
+    if not np.iterable(given):
+        raise ModelError(f"interact={interact!r}: names of coefficients, or a mapping from names to arrays")
     names = tuple(map(str, given))
     values = [given[name] if isinstance(given, Mapping) else None for name in given]
     columns = [_column(spec, name, v) for name, v in zip(names, values, strict=True)]
-    return np.column_stack([np.ones(spec.n), *columns]), names
+    out = np.column_stack([np.ones(spec.n), *columns])
+    if np.linalg.matrix_rank(out / np.abs(out).max(axis=0).clip(1e-300)) < out.shape[1]:
+        raise ModelError(f"interact: {', '.join(names)} and a constant depend on each other linearly; leave one out")
+    return out, names
 
 
 def _column(spec: ModelSpec, name: str, values: Any) -> FloatArray:
@@ -134,7 +141,10 @@ def _column(spec: ModelSpec, name: str, values: Any) -> FloatArray:
         if name not in spec.fixed_names[: spec.X.shape[1]]:
             raise ModelError(f"interact: no coefficient '{name}'; there are {', '.join(spec.fixed_names)}")
         return spec.X[:, spec.fixed_names.index(name)]
-    out = np.asarray(values, dtype=np.float64)
+    try:
+        out = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        out = np.zeros(0)
     if out.shape != (spec.n,) or not np.isfinite(out).all():
         raise DataError(f"interact: '{name}' must be {spec.n} finite numbers, one a row of the model")
     return out

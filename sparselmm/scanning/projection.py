@@ -71,11 +71,12 @@ class NullModel:
         """M^-1 right, (q, k)."""
         return self.at.engine.solve(right) if len(right) else right
 
-    def gram(self, U: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """U'P U (k, k) and U'P y (k,) of dense columns (n, k)."""
+    def gram(self, U: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """U'P U (k, k), U'P y (k,) and the diagonal of U'V^-1 U (k,) of dense columns (n, k)."""
         WU, A = self.W @ U, self.ZL.T @ (self.W @ U)
         H = sla.solve_triangular(self.RX, self.WX.T @ U - self.E.T @ A, lower=True)
-        return U.T @ WU - A.T @ self.solve(A) - H.T @ H, U.T @ self.residual
+        gram = U.T @ WU - A.T @ self.solve(A)
+        return gram - H.T @ H, U.T @ self.residual, np.diag(gram)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,7 +16,7 @@ from ..mapping import map_blocks
 from ..results import Fit
 from .association import CONFOUNDED, NO_GENOTYPE, NO_VARIATION, TESTS, Statistics, statistics
 from .gaps import products_without
-from .markers import MarkerBlock, MarkerSource, check_codes, open_markers
+from .markers import MarkerBlock, MarkerSource, check_codes, check_floats, open_markers
 from .people import align, covariates
 from .projection import NullModel, PeopleProducts
 from .refit import refit_with
@@ -37,12 +37,14 @@ class Options:
     block: int | None = None
 
     def __post_init__(self) -> None:
-        if self.block is not None and not (isinstance(self.block, int) and self.block > 0):
+        count = isinstance(self.block, (int, np.integer)) and not isinstance(self.block, bool)
+        if self.block is not None and not (count and self.block > 0):
             raise ModelError(f"block={self.block!r}: a number of markers, or None")
         for name, value, allowed in (("test", self.test, TESTS), ("missing", self.missing, ("mean", "drop"))):
             if value not in allowed:
                 raise ModelError(f"{name}={value!r}: one of {', '.join(map(repr, allowed))}")
-        if self.reestimate is not None and not 0.0 < self.reestimate <= 1.0:
+        number = isinstance(self.reestimate, (int, float, np.number)) and not isinstance(self.reestimate, bool)
+        if self.reestimate is not None and not (number and 0.0 < self.reestimate <= 1.0):
             raise ModelError(f"reestimate={self.reestimate!r}: a p-value above 0 and up to 1, or None")
 
 
@@ -83,7 +85,7 @@ def scan(
     options = Options(test, missing, reestimate, block)
     source = open_markers(genotypes, samples, markers)
     traits = [_Trait(name, fits, source, (sample, data), interact, options) for name, fits in _traits(fit)]
-    size = block or max(1, min(4096, GENOTYPES // max(1, source.n_samples)))
+    size = int(block or 0) or max(1, min(4096, GENOTYPES // max(1, source.n_samples)))
     store = None if out is None else Store(out, _manifest(traits, source, options, size))
     with _progress(progress, source.n_markers) as advance:
         tables = _all_tables(traits, source.blocks(size), store, advance, client)
@@ -266,6 +268,8 @@ class _Null:
             mean = total / np.maximum(count, 1)
         if raw.dtype == np.int8:
             check_codes(low, high)
+        else:
+            check_floats(low)
         reason = np.where(low >= high, NO_VARIATION, "").astype(object)
         reason[count == 0] = NO_GENOTYPE
         reason[np.isinf(low) & (count > 0) | np.isinf(high) & (count > 0)] = INFINITE

@@ -23,6 +23,8 @@ class Store:
     """Parts `part-000000.parquet`, ... of one scan. A part appears under its name only when it is whole."""
 
     def __init__(self, folder: Any, manifest: Mapping[str, Any]):
+        if not isinstance(folder, (str, os.PathLike)):
+            raise DataError(f"out={folder!r}: the path of a folder is needed")
         self.folder = Path(folder)
         path = self.folder / MANIFEST
         own = {"format": FORMAT, "version": VERSION, **manifest}

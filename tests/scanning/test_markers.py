@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
+import scipy.sparse as sp
 
 import sparselmm as slm
 from sparselmm.scanning.markers import open_markers
@@ -56,6 +58,8 @@ def test_every_source_gives_the_same_table(made, null, prefix):
         slm.scan(null, made.genotypes.astype(np.float32), samples=made.ids, markers=made.frame.columns, sample="id"),
         slm.scan(null, codes(made).astype(np.int64), samples=made.ids, markers=made.frame.columns, sample="id"),
         slm.scan(null, blocks, samples=made.ids, sample="id"),
+        slm.scan(null, sp.csr_array(made.genotypes), samples=made.ids, markers=made.frame.columns, sample="id"),
+        slm.scan(null, pl.DataFrame(made.frame.to_dict("list")), samples=made.ids, sample="id", block=np.int64(5)),
         slm.scan(null, prefix, sample="id"),
         slm.scan(null, f"{prefix}.bed", sample="id", block=4),
     ]
@@ -134,7 +138,13 @@ def test_damaged_files(null, prefix, damage, message):
         (iter([np.zeros((75, 2))]), {}, "gives pairs"),
         (iter([(["a"], np.zeros((75, 2)))]), {}, "1 ids for 2 markers"),
         (iter([(["a"], np.zeros((75, 1))), (["b"], np.zeros((74, 1)))]), {}, r"shape \(74, 1\); 75 samples"),
-        (3, {}, "a path, a DataFrame, an array or an iterator"),
+        (3, {}, "a path, a DataFrame, an array, a sparse matrix or an iterator of blocks, not int"),
+        ({"rs0": np.zeros(75)}, {}, r"not dict: give other arrays in blocks"),
+        (pd.Series(np.zeros(75)), {}, "not Series"),
+        (pd.DataFrame({"rs0": np.zeros(75), "who": "a"}), {}, "1 columns .* hold no numbers, the first is 'who'"),
+        (np.full((75, 2), -9.0), {}, "the number -9, a code for missing: missing is NaN in floats"),
+        (np.zeros((75, 2)), {"markers": 2}, "markers=2: a list of ids or a table"),
+        (np.zeros((75, 2)), {"markers": "ab"}, "markers='ab': a list of ids or a table"),
         ("nowhere", {}, "no file nowhere.bed"),
     ],
 )
