@@ -16,7 +16,7 @@ from tests.test_golden import COR_ATOL, FIXEF_RTOL, LOGLIK_LOSS, SD_RTOL, close,
 
 MOST_ITERATIONS = 12  # a singular fit with correlated residuals takes more than an ordinary one
 INFORMATION_RTOL = 1e-4  # second differences of the criterion, error 1e-6 each way
-HELD_RTOL = 1e-9  # the criterion at the optimum with every variance parameter held at its estimate
+HELD_RTOL = 1e-9  # the criterion at the optimum: with every variance parameter held at its estimate, or of others
 
 FITS = {f["id"]: f for f in golden.fits() if any(n.startswith("residual-") for n in f["needs"])}
 RESIDUALS = {
@@ -117,6 +117,13 @@ def test_held_at_the_estimates(fit_id):
     assert one_held.deviance == pytest.approx(fit.deviance, rel=HELD_RTOL)
     close(one_held.varpar, fit.varpar, SD_RTOL)
     assert np.isnan(one_held.varpar_se[last])
+
+
+@pytest.mark.parametrize(("reml", "loglik"), [(True, -212.273400097208), (False, -209.73852405497)])
+def test_unstructured_visits_of_orthodont(reml, loglik):
+    """nlme 3.1-162, gls with corSymm(form = ~ 1 | Subject) and varIdent(form = ~ 1 | age), polished by Newton steps."""
+    fit = slm.lmm("distance ~ I(age - 11) * Sex", data("nlme_Orthodont"), residual="us(age | Subject)", reml=reml)
+    assert fit.converged and fit.loglik == pytest.approx(loglik, rel=HELD_RTOL)
 
 
 def test_dense_engine_finds_the_same():
