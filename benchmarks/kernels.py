@@ -43,7 +43,11 @@ EQUATIONS = {
 }
 
 
-class Engines:
+class _Timed:
+    timeout = 300
+
+
+class Engines(_Timed):
     """Analysis, factor, solves and selected inverse of the same equations by every engine that takes them."""
 
     params: ClassVar = [["absorb", "supernodal", "cholmod"], list(EQUATIONS)]
@@ -87,7 +91,7 @@ class Engines:
     track_nonzeros_of_L.unit = "nonzeros"  # type: ignore[attr-defined]
 
 
-class Dense:
+class Dense(_Timed):
     """The oracle, n x n: the criterion and its derivatives."""
 
     n = 600
@@ -106,7 +110,7 @@ class Dense:
         self.likelihood.derivatives(self.theta)
 
 
-class Tiles:
+class Tiles(_Timed):
     """Factor and inverse of a dense matrix by the package's threads."""
 
     n = 2_000
@@ -125,7 +129,7 @@ class Tiles:
         tiles.invert(self.L, self.Z)
 
 
-class Pedigrees:
+class Pedigrees(_Timed):
     """Inbreeding, inverse and relationships: many generations take a table, few wide ones lists of ancestors."""
 
     params: ClassVar = [[10, 25]]
@@ -152,7 +156,7 @@ class Pedigrees:
         self.pedigree.relationship(self.some)
 
 
-class Series:
+class Series(_Timed):
     """States of 1,000 series with gaps, their precision's pattern and what AR(1) residuals multiply by."""
 
     n, m = 200_000, 1_000
@@ -192,7 +196,7 @@ MANY: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-class Responses:
+class Responses(_Timed):
     """`lmm_many` by its paths: a decomposition for one ratio, blocks of responses for the others."""
 
     params: ClassVar = [list(MANY)]
@@ -222,7 +226,7 @@ class Responses:
         self.fit(self.v)
 
 
-class Markers:
+class Markers(_Timed):
     """`scan` in families, and through a general sparse factor."""
 
     params: ClassVar = [["families", "general"]]
@@ -240,7 +244,7 @@ class Markers:
         slm.scan(self.fit, self.genotypes, samples=self.samples, sample="id")
 
 
-class Samples:
+class Samples(_Timed):
     """New responses from correlated levels: L^-T z."""
 
     replicates = 20
