@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from ._errors import DataError, EngineError, SparselmmWarning
-from ._typing import FloatArray, IntArray
+from ._typing import FloatArray, IntArray, Text
 from .dense import DenseLikelihood
 from .engines import ENGINES
 from .engines.threads import blas_threads
@@ -108,7 +108,7 @@ class LinearMixedModel:
         """Log-likelihood (restricted if reml) at theta, sigma and beta profiled out."""
         return -0.5 * self.likelihood(theta, reml=reml).deviance
 
-    def describe(self) -> str:
+    def describe(self) -> Text:
         """Sizes, nonzeros of M and of its factor, the engine and why, a memory forecast: before any fit."""
         return describe(self.likelihood)
 
@@ -156,7 +156,13 @@ def lmm(
 ) -> Fit:
     """Fit a linear mixed model: `lmm("Reaction ~ Days + (1 + Days | Subject)", sleepstudy)`.
 
-    The arguments are those of `LinearMixedModel` and of its `fit`.
+    formula: lme4's grammar. data: a pandas, polars or pyarrow table; rows with a missing value are dropped and counted.
+    reml: False for maximum likelihood. weights, offset: a column's name, or an array of len(data). residual: a structure
+    such as "ar1(t | g)". context: names that the formula may use besides columns, such as functions and pedigrees.
+    fixed: `varpar` names held at values, such as {"sigma": 1.0}. engine: "auto" chooses by a forecast. start: theta to
+    start from. verbose=1: a line for every iteration. `LinearMixedModel` and its `fit` say more of each.
+    `print(fit)` is the summary; `fit.fixef`, `fit.varpar`, `fit.ranef()`, `fit.predict(new)` are where most begin.
+    Errors: SparselmmError and its children, with the column or term and the way out.
     """
     model = LinearMixedModel(
         formula, data, weights=weights, offset=offset, residual=residual, context=context, engine=engine
