@@ -157,8 +157,8 @@ def lmm(
     """Fit a linear mixed model: `lmm("Reaction ~ Days + (1 + Days | Subject)", sleepstudy)`.
 
     formula: lme4's grammar. data: a pandas, polars or pyarrow table; rows with a missing value are dropped and counted.
-    reml: False for maximum likelihood. weights, offset: a column's name, or an array of len(data). residual: a structure
-    such as "ar1(t | g)". context: names that the formula may use besides columns, such as functions and pedigrees.
+    reml: False for maximum likelihood. weights, offset: a column's name, or an array of len(data). residual: a
+    structure, such as "ar1(t | g)". context: names for the formula besides columns: functions, pedigrees.
     fixed: `varpar` names held at values, such as {"sigma": 1.0}. engine: "auto" chooses by a forecast. start: theta to
     start from. verbose=1: a line for every iteration. `LinearMixedModel` and its `fit` say more of each.
     `print(fit)` is the summary; `fit.fixef`, `fit.varpar`, `fit.ranef()`, `fit.predict(new)` are where most begin.
