@@ -28,6 +28,7 @@ from tests.problems import series
 ITERATIONS = 8  # what the issue allows; AR(1) x AR(1) has four parameters beside sigma and may take more
 CRITERION_RTOL = 1e-9  # one likelihood by two exact ways
 SCORE_RTOL = 1e-6  # of its largest term: traces of 20,000 levels that cancel at the optimum
+BESIDE = 0.5e9  # bytes of libraries and of a table of 1.9 million rows
 PEAK = 0.7, 1.4  # measured over forecast: the allocator, kernels that are loaded while the fit runs
 CASE = """
 import json, os, sys
@@ -119,6 +120,8 @@ def test_the_peak_is_what_was_forecast(name, size):
     value, unit = found["said"].removeprefix("Memory forecast beside the data: ").split()
     ratio = found["measured"] / (float(value) * {"MB": 1e6, "GB": 1e9}[unit])
     assert PEAK[0] < ratio < PEAK[1]
+    if name == "many_series":  # whose memory is that of its states
+        assert found["measured"] / size < scale.CASES[name].memory - BESIDE
 
 
 def test_a_fit_that_cannot_fit_is_refused_before_it_begins(monkeypatch):
@@ -129,6 +132,17 @@ def test_a_fit_that_cannot_fit_is_refused_before_it_begins(monkeypatch):
         model("million", 0.01)
     for figure in (f"{nonzeros:,} nonzeros", f"about {need / 1e9:.3g} GB", f"{0.9 * need / 1e9:.3g} GB are free"):
         assert figure in str(refused.value)
+
+
+# --- time ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "size"), [("pedigree_deep", 1.0), ("pedigree_million", 0.2)])
+def test_pedigrees_within_their_bars(name, size):
+    """Processor seconds of one thread, the best of three: by the clock they depend on what else runs."""
+    case = scale.CASES[name]
+    data = case.make(size)
+    assert min(scale.measure(data)["processor"] for _ in range(3)) < size * case.seconds
 
 
 # --- the numbers are right ----------------------------------------------------------------------------------
