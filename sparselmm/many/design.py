@@ -75,8 +75,9 @@ class Design:
         spec, pick = self.spec, lambda a: None if a is None else a[keep]
         terms = tuple(_term_rows(t, keep) for t in spec.terms)
         new = replace(
-            spec, y=spec.y[keep], X=spec.X[keep], terms=terms, weights=pick(spec.weights), offset=pick(self.offset)
-        )
+            spec, y=spec.y[keep], X=spec.X[keep], terms=terms, weights=pick(spec.weights), offset=pick(self.offset),
+            residual=None if spec.residual is None else spec.residual.rows(keep),
+        )  # fmt: skip
         return Design(new, self.contrasts)
 
 

@@ -155,6 +155,9 @@ class Residual(Protocol):
     def covariance_gradient(self, rho: FloatArray) -> FloatArray:
         """dR/drho_i, (n_params, n, n)."""
 
+    def rows(self, keep: IntArray) -> "Residual":
+        """The same of some of the rows. Errors: DataError, ModelError where a parameter has no rows left."""
+
     def natural_names(self) -> tuple[str, ...]:
         """Names on the natural scale: `rho_residual`, `kappa_residual`, `ratio_level|residual`."""
 

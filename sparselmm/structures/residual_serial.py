@@ -8,7 +8,7 @@ Both are Markov chains. Where c is the correlation of a row with the one before 
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from .limits import Bounds, arctanh_or_bound, correlation_bounds, exp_or_limit, 
 NO_LINK = -1
 LARGEST_ATANH = 18.0  # tanh(18) is 1 - 5e-16
 LARGEST_LOG = 300.0
+AnySerial = TypeVar("AnySerial", bound="_Serial")
 START = 0.5  # the correlation across the median gap that a search starts from
 
 
@@ -69,6 +70,9 @@ class _Serial:
     def _correlation(self, rho: FloatArray, gap: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """c, 1 - c^2 and dc/drho across gaps > 0; gap and results of one shape."""
         raise NotImplementedError
+
+    def rows(self: AnySerial, keep: IntArray) -> AnySerial:
+        return type(self)(self.time[keep], self.series[keep], label=self.label)
 
     def names(self) -> tuple[str, ...]:
         return (f"{self.coordinate}_residual",)

@@ -58,7 +58,7 @@ class UnstructuredResidual:
         self.trait = np.asarray(trait, dtype=np.int64)
         self.n_rows, self.n_traits = len(self.trait), int(self.trait.max()) + 1
         self.traits = tuple(range(self.n_traits) if traits is None else traits)
-        record = np.asarray(record, dtype=np.int64)
+        self.record = record = np.asarray(record, dtype=np.int64)
         self._check(record)
         order = np.lexsort((self.trait, record))
         self._check_twice(order, record, records)
@@ -103,6 +103,16 @@ class UnstructuredResidual:
         met = np.zeros((self.n_traits, self.n_traits), dtype=bool)
         met[self.trait[self.earlier], self.trait[self.later]] = True
         return [(j, i) for j, i in combinations(range(self.n_traits), 2) if met[j, i]]
+
+    def rows(self, keep: IntArray) -> "UnstructuredResidual":
+        left = np.bincount(self.trait[keep], minlength=self.n_traits)
+        if not left.all():
+            lost = _text(self.traits[int(left.argmin())])
+            raise DataError(f"residual {self.label}: no row of '{lost}' is left, so it has no variance")
+        new = UnstructuredResidual(self.trait[keep], self.record[keep], self.traits, None, self.label, self._guess)
+        if new.pairs != self.pairs:
+            raise DataError(f"residual {self.label}: two traits have no record of both left, so no correlation")
+        return new
 
     def names(self) -> tuple[str, ...]:
         split = self.n_traits - 1

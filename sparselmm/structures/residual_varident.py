@@ -36,6 +36,13 @@ class VarIdentResidual:
         self.levels = tuple(range(len(self._count)) if levels is None else levels)
         self.later = self.earlier = self.link_class = np.zeros(0, dtype=np.int64)
 
+    def rows(self, keep: IntArray) -> "VarIdentResidual":
+        left = np.bincount(self.row_class[keep], minlength=len(self.levels))
+        if not left.all():
+            lost = self.levels[int(left.argmin())]
+            raise DataError(f"residual {self.label}: no row of stratum {lost!r} is left, so it has no variance")
+        return VarIdentResidual(self.row_class[keep], self.levels, self.label)
+
     def names(self) -> tuple[str, ...]:
         return tuple(f"log_{name}" for name in self.natural_names())
 
@@ -98,6 +105,9 @@ class ProductResidual:
         s = strata.row_class
         self._rows, self.row_class = joint_codes(serial.row_class, s)
         self._links, self.link_class = joint_codes(serial.link_class, s[self.later], s[self.earlier])
+
+    def rows(self, keep: IntArray) -> "ProductResidual":
+        return ProductResidual(self._serial.rows(keep), self._strata.rows(keep))
 
     def names(self) -> tuple[str, ...]:
         return self._serial.names() + self._strata.names()

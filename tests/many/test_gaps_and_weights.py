@@ -140,3 +140,40 @@ def test_without_degrees_of_freedom_all_else_is_the_same(formula):
 def test_what_degrees_of_freedom_there_are():
     with pytest.raises(slm.ModelError, match="ddf='kenward': 'satterthwaite', 'wald' or None"):
         slm.lmm_many(ONE, samples(), responses(), ddf="kenward")
+
+
+@pytest.mark.parametrize("residual", ["varident(sex)", "ar1(visit | donor)", "ar1(visit | donor) * varident(sex)"])
+def test_gaps_of_a_model_with_structured_residuals(residual):
+    """As `lmm` without these rows; such responses had no fit, and lengths that differ for a reason."""
+    data = samples().assign(visit=samples().groupby("donor").cumcount())
+    Y = responses()[:, :2].copy()
+    Y[::7, 0] = np.nan
+    fits = slm.lmm_many("~ age + (1 | donor)", data, Y, residual=residual)
+    for j in range(2):
+        rows = np.isfinite(Y[:, j])
+        single = slm.lmm("y ~ age + (1 | donor)", data.assign(y=Y[:, j])[rows], residual=residual)
+        np.testing.assert_allclose(fits.loglik[j], single.loglik, atol=LOGLIK_ATOL)
+        np.testing.assert_allclose(fits.fixef_se[j], single.fixef_se, rtol=SE_RTOL)
+    assert (fits.reason == "").all() and fits.nobs.tolist() == [428, 500]
+
+
+def test_a_stratum_without_a_value_is_the_reason():
+    data, Y = samples(), responses()[:, :2].copy()
+    Y[data["sex"] == "1", 0] = np.nan
+    fits = slm.lmm_many("~ age + (1 | donor)", data, Y, residual="varident(sex)")
+    assert fits.reason[0] == "residual varident(sex): no row of stratum '1' is left, so it has no variance"
+    assert fits.reason[1] == "" and np.isfinite(fits.loglik[1])
+
+
+def test_gaps_of_records():
+    """Two rows of a donor are one record; a record may lose one of them."""
+    data = samples().assign(row=samples().groupby("donor").cumcount())
+    data = data.assign(
+        part=np.where(data.row % 2, "b", "a"), record=data.donor.astype(str) + ":" + (data.row // 2).astype(str)
+    )
+    Y = responses()[:, :1].copy()
+    Y[::9, 0] = np.nan
+    formula, residual = "~ age + (1 | donor)", "us(part | record)"
+    single = slm.lmm("y" + formula, data.assign(y=Y[:, 0])[np.isfinite(Y[:, 0])], residual=residual)
+    fits = slm.lmm_many(formula, data, Y, residual=residual)
+    np.testing.assert_allclose(fits.loglik[0], single.loglik, atol=LOGLIK_ATOL)
