@@ -144,14 +144,19 @@ class HeldChart:
         self.size = int(self._open.sum()) + (self._sigma is None)
 
     def model(self, x: FloatArray) -> tuple[FloatArray, float | None]:
-        sigma = float(np.exp(x[-1])) if self._sigma is None else self._sigma
+        """ModelError where a standard deviation over sigma is no number any more: a search that ran away."""
+        with np.errstate(over="ignore"):
+            sigma = float(np.exp(x[-1])) if self._sigma is None else self._sigma
         full = np.zeros(len(self._held))
         full[self._open] = x[: int(self._open.sum())]
         theta, _ = self._free.model(np.where(self._natural, 0.0, full))
         sds = np.where(self._squared, full**2, full) / self._size
         free = np.where(self._is_cor, np.sin(full), np.where(self._is_sd, sds, full))
         values = np.where(np.isnan(self._held), free, self._held)
-        relative = np.where(self._is_sd, values / sigma, values)
+        with np.errstate(all="ignore"):
+            relative = np.where(self._is_sd, values / sigma, values)
+        if not (0.0 < sigma < np.inf and np.isfinite(relative[self._is_sd]).all()):
+            raise ModelError(f"sigma = {sigma:g} is out of range beside standard deviations of {values[self._is_sd]}")
         for structure, part in self._parameters.blocks():
             if self._natural[part].any():
                 theta[part] = structure.from_natural(relative[part])
