@@ -23,6 +23,13 @@ def copy_columns(begin: int, end: int, A: FloatArray, out: FloatArray) -> None:
 
 
 @njit(cache=True, nogil=True)
+def clear_columns(begin: int, end: int, A: FloatArray) -> None:
+    """A[j, j:] = 0."""
+    for j in range(begin, end):
+        A[j, j:] = 0.0
+
+
+@njit(cache=True, nogil=True)
 def take_left(begin: int, end: int, b: Blas, height: int, n: int, lo: int, hi: int, A: FloatArray) -> None:
     """A_IK -= L_I L_K' with the columns left of panel K: tile 0 is A_KK, the others are those of the rows below."""
     own = own_places(b)
