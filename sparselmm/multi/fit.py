@@ -18,6 +18,7 @@ from ..likelihood import Likelihood
 from ..optimize import Options
 from ..report import not_converged, progress
 from ..results import Fit
+from ..structures import UnstructuredResidual
 from ..terms import RandomTerm
 from .result import MultiFit
 from .stack import Stacked, stack
@@ -83,18 +84,32 @@ def _fit(stacked: Stacked, reml: bool, engine: str, start: Any, verbose: int, ti
 
 
 def _check_bounded(stacked: Stacked, fit: Fit) -> None:
-    """ModelError where the likelihood has no bound: some ratio of residual variances ended where it is still steep."""
+    """ModelError where the likelihood has no bound: R ended where it is still steep.
+
+    A ratio of residual variances goes to its end where random effects fit a trait exactly, a partial correlation where
+    the residual of a trait is a combination of others.
+    """
     parameters, gradient = fit.likelihood.parameters, fit.estimate.derivatives.gradient
-    ratios = np.arange(parameters.count)[parameters.residual_slice][: len(stacked.traits) - 1]
+    place = np.arange(parameters.count)[parameters.residual_slice]
     low, high = parameters.bounds()
     theta = fit.estimate.evaluation.theta
-    steep = np.abs(gradient[ratios]) > STEEP
-    lower, upper = theta[ratios] <= low[ratios], theta[ratios] >= high[ratios]
-    if (steep & (lower | upper)).any():
-        place = 0 if (steep & upper).any() else 1 + int(np.flatnonzero(steep & lower)[0])
+    steep = np.abs(gradient[place]) > STEEP
+    lower, upper = steep & (theta[place] <= low[place]), steep & (theta[place] >= high[place])
+    split = len(stacked.traits) - 1
+    if (lower | upper)[:split].any():
+        first = 0 if upper[:split].any() else 1 + int(np.flatnonzero(lower[:split])[0])
         raise ModelError(
-            f"trait '{stacked.traits[stacked.order[place]]}' is fitted exactly by the random effects, and its residual "
+            f"trait '{stacked.traits[stacked.order[first]]}' is fitted exactly by the random effects, and its residual "
             "variance goes to zero: leave it out, or drop a term"
+        )
+    residual = stacked.spec.residual
+    if (lower | upper)[split:].any() and isinstance(residual, UnstructuredResidual):
+        ended = residual.pairs[int(np.flatnonzero((lower | upper)[split:])[-1])]
+        last = stacked.traits[stacked.order[ended[1]]]
+        others = ", ".join(f"'{stacked.traits[t]}'" for t in stacked.order[: ended[1]])
+        raise ModelError(
+            f"trait '{last}' is a linear combination of {others} but for the fixed and random effects, and the "
+            "likelihood has no bound: leave one of them out"
         )
 
 

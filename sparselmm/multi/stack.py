@@ -165,7 +165,7 @@ def _right_side(formula: Any) -> str:
 def _stacked(names: tuple[str, ...], wide: ModelSpec, rows: IntArray, Y: FloatArray, empty: int) -> Stacked:
     present = ~np.isnan(Y)
     for name, column, there in zip(names, Y.T, present.T, strict=True):
-        _check_trait(name, column[there])
+        _check_trait(name, column[there], wide.X[there])
     order = _reference_order(present)
     scale = np.nanstd(Y, axis=0)
     Y = Y / scale
@@ -190,11 +190,16 @@ def _stacked(names: tuple[str, ...], wide: ModelSpec, rows: IntArray, Y: FloatAr
     return Stacked(names, tuple(order), scale, wide, rows, present, empty, spec, tuple(parts), covariance)
 
 
-def _check_trait(name: str, values: FloatArray) -> None:
+def _check_trait(name: str, values: FloatArray, X: FloatArray) -> None:
     if not len(values):
         raise DataError(f"trait '{name}' has no value in the records that are used")
     if np.ptp(values) == 0.0:
         raise DataError(f"trait '{name}' is constant ({values[0]:g}): there is nothing to model")
+    if len(values) <= X.shape[1] and len(values) == np.linalg.matrix_rank(X):
+        raise DataError(
+            f"trait '{name}' has {len(values)} values for {X.shape[1]} coefficients: nothing is left for its "
+            "variances. Leave it out, or drop fixed effects"
+        )
 
 
 def _blocks(term: RandomTerm) -> Iterator[tuple[int, ...]]:

@@ -46,6 +46,29 @@ def test_columns(change, message):
         fit(["t0", "t3"], table=TABLE.assign(**change))
 
 
+def test_a_trait_with_as_many_values_as_coefficients():
+    """It was fitted: a variance of 6.6e11, and a residual variance that stayed where it started."""
+    few = TABLE.assign(t1=TABLE.t1.where(TABLE.index.isin(TABLE.t1.dropna().index[:2])))
+    with pytest.raises(slm.DataError, match="trait 't1' has 2 values for 2 coefficients.*Leave it out"):
+        fit(table=few)
+
+
+@pytest.mark.parametrize(
+    ("traits", "message"),
+    [
+        (["t0", "copy"], "trait 'copy' is a linear combination of 't0' but for the fixed and random effects"),
+        (["t0", "t1", "sum"], "trait '(sum|t1)' is a linear combination of 't0', '(sum|t1)'.*leave one of them out"),
+        (["sum", "t1", "t0"], "is a linear combination of 'sum', '(t0|t1)'"),
+    ],
+)
+def test_traits_that_are_combinations_of_each_other(traits, message):
+    """They were fitted, by a correlation that stopped at 1 - 1e-6: log|R| has no bound."""
+    table = herd(n=120)[0]
+    table = table.assign(copy=3.0 * table.t0 - table.x, sum=table.t0 + table.t1)
+    with pytest.raises(slm.ModelError, match=message):
+        fit(traits, table=table)
+
+
 def test_no_record_has_a_trait():
     with pytest.raises(slm.DataError, match="no record has a value of t0, t1"):
         fit(table=TABLE.assign(t0=np.nan, t1=np.nan))
