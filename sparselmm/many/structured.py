@@ -61,9 +61,13 @@ class Structured:
         return out
 
     def _starts(self, sums: list[FloatArray], block: Block) -> list[FloatArray | None]:
-        """The best theta of the grid for each response; None where R has parameters and the sums change with it."""
+        """The best theta of the grid for each response; None, as for `lmm`, where R or a precision has parameters.
+
+        The sums change with those of R, and correlations have local maxima, whose starts the search compares itself.
+        """
         v, nu = block.residual.shape[1], self.design.degrees(self.reml)
-        if self.design.spec.residual is not None or not self.starts:
+        serial = any(t.Q is not None and t.Q.n_params for t in self.design.spec.terms)
+        if serial or self.design.spec.residual is not None or not self.starts:
             return [None] * v
         values = np.array([self._values(theta, sums, block.ss, nu) for theta in self.starts])
         return [self.starts[i] for i in values.argmin(axis=0)]

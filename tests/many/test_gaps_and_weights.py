@@ -177,3 +177,14 @@ def test_gaps_of_records():
     single = slm.lmm("y" + formula, data.assign(y=Y[:, 0])[np.isfinite(Y[:, 0])], residual=residual)
     fits = slm.lmm_many(formula, data, Y, residual=residual)
     np.testing.assert_allclose(fits.loglik[0], single.loglik, atol=LOGLIK_ATOL)
+
+
+@pytest.mark.parametrize("seed", [12, 13, 35])
+def test_rates_are_searched_for_as_by_the_single_fit(seed):
+    """From the best point of a grid of standard deviations alone these ended at lower maxima, by 0.16 to 0.26."""
+    rng, formula = np.random.default_rng(seed), "~ x + (1 | g) + ou(0 + time | g)"
+    g, _, time, x = rng.integers(0, 25, 200), rng.integers(0, 12, 200), rng.uniform(0, 5, 200), rng.normal(size=200)
+    data = pd.DataFrame({"g": g, "time": time, "x": x})
+    y = rng.normal(size=200) + 0.5 * rng.normal(size=25)[g]
+    fits, single = slm.lmm_many(formula, data, y[:, None], ddf="wald"), slm.lmm("y" + formula, data.assign(y=y))
+    assert fits.loglik[0] >= single.loglik - 1e-5 and fits.converged[0] == single.converged
