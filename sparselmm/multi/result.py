@@ -179,14 +179,23 @@ class MultiFit:
         return pd.DataFrame(np.column_stack(columns), index=stacked.rows, columns=list(self.traits))
 
     def predict(
-        self, newdata: Any, *, re: bool | str | Sequence[str] = True, new_levels: str = "population"
+        self,
+        newdata: Any,
+        *,
+        re: bool | str | Sequence[str] = True,
+        new_levels: str = "population",
+        se: bool = False,
+        interval: str | None = None,
+        level: float = 0.95,
     ) -> pd.DataFrame:
         """Predicted means of new rows, rows by traits: X beta + Z b, with what the fit knows of their levels.
 
         re: with all random effects, none, or those of some terms or groups. new_levels: "population" predicts an
-        unknown level with b = 0, "error" refuses it. Traits that were measured in a new row are not read.
+        unknown level with b = 0, "error" refuses it. se: columns `<trait>_se` too, at known G and R; interval:
+        `<trait>_lower` and `<trait>_upper` of the mean ("confidence") or of a new record ("prediction"). Traits that
+        were measured in a new row are not read: add the row to the data, and `fitted` uses them.
         """
-        return predict(self, newdata, re, new_levels)
+        return predict(self, newdata, re, new_levels, se, interval, level)
 
     def summary(self) -> Text:
         """Criterion, variances and correlations of each term, coefficients, and the facts of the fit."""

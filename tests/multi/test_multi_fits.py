@@ -184,6 +184,88 @@ def test_predictions_of_new_rows():
         fit.predict(used, new_levels="sample")
 
 
+@pytest.mark.parametrize("formula", ["~ x + (1 + x | herd) + ped(1 | animal, P)", "~ x + (1 + x || herd)"])
+def test_errors_and_intervals_of_predictions(formula):
+    """k'C^-1 k by dense V: var(k (beta_hat, b_hat) - k (beta, b)); animals without records, unknown herds."""
+    table, P = animals(traits=3, missing=0.4, n=160)
+    names, genetic = ["t2", "t0", "t1"], "ped" in formula
+    table = table.assign(w=np.exp(np.random.default_rng(4).normal(size=len(table)) / 2), t1=1e4 * table.t1)
+    fit = slm.lmm_multi(names, formula, table, context={"P": P}, weights="w")
+    new = table.iloc[[3, 50, 120, 7]].assign(herd=[2, 5, 99, 0], x=[0.3, -2.0, 1.0, 0.5], w=[0.5, 2.0, 1.0, 3.0])
+    X, X_new = (np.column_stack([np.ones(len(d)), d.x]) for d in (table, new))
+    H = [pd.Index(np.unique(table.herd)).get_indexer(d.herd) for d in (table, new)]
+    Z, Z_new = (np.eye(8)[h] * (h >= 0)[:, None] for h in H)
+    slopes, slopes_new = [Z, Z * X[:, [1]]], [Z_new, Z_new * X_new[:, [1]]]
+    labels = list(fit.ranef())
+    (own,), A = related(table.animal, P)
+    (own_new,), _ = related(new.animal, P)
+    whole = [(slopes, slopes_new, np.eye(8), X_new), ([own], [own_new], A, np.zeros((len(new), 1)))]
+    apart = [([a], [b], np.eye(8), X_new[:, [i]]) for i, (a, b) in enumerate(zip(slopes, slopes_new, strict=True))]
+    terms = whole if genetic else apart  # the last: what an unknown herd sees of its effects
+    G = [fit.G(label).to_numpy() for label in labels]
+    dense = Dense(table, names, X, [(old, K) for old, _, K, _ in terms], table.w)
+    V = np.linalg.inv(dense.V(G, fit.R))
+    C, rest = np.linalg.inv(dense.X.T @ V @ dense.X), H[1] < 0
+    interval = fit.predict(new, interval="prediction", level=0.9)
+    found = fit.predict(new, se=True)
+    assert list(found.columns) == ["t2", "t2_se", "t0", "t0_se", "t1", "t1_se"] and list(found.index) == list(new.index)
+    for t, name in enumerate(names):
+        prior, cross = np.zeros(len(new)), np.zeros((len(new), 3 * len(table)))
+        for Gk, (old, own, K, loads) in zip(G, terms, strict=True):
+            r = len(old)
+            for a, b in np.ndindex(r, r):
+                prior += Gk[t * r + a, t * r + b] * np.einsum("ij,jk,ik->i", own[a], K, own[b])
+                prior += rest * Gk[t * r + a, t * r + b] * loads[:, a] * loads[:, b]
+                for u in range(3):
+                    at = slice(u * len(table), (u + 1) * len(table))
+                    cross[:, at] += Gk[t * r + a, u * r + b] * (own[a] @ K @ old[b].T)
+        c = cross[:, dense.there]
+        x = np.kron(np.eye(3)[t], X_new) - c @ V @ dense.X
+        beta = fit.fixef.to_numpy().ravel()
+        mean = np.kron(np.eye(3)[t], X_new) @ beta + c @ V @ (dense.y - dense.X @ beta)
+        variance = prior - np.einsum("ij,jk,ik->i", c, V, c) + np.einsum("ij,jk,ik->i", x, C, x)
+        np.testing.assert_allclose(found[name], mean, rtol=BLUP_RTOL)
+        np.testing.assert_allclose(found[f"{name}_se"], np.sqrt(variance), rtol=BLUP_RTOL)
+        half = 1.6448536269514722 * np.sqrt(variance + fit.R.loc[name, name] / new.w)
+        np.testing.assert_allclose(interval[f"{name}_upper"] - mean, half, rtol=BLUP_RTOL)
+        np.testing.assert_allclose(mean - interval[f"{name}_lower"], half, rtol=BLUP_RTOL)
+
+
+def test_predictions_that_cannot_be_made_say_so():
+    table, P = animals(missing=0.2, n=160)
+    fit = slm.lmm_multi(PAIR, "~ x + ped(1 | animal, P)", table, context={"P": P}, weights=np.ones(len(table)))
+    assert np.isfinite(fit.predict(table, interval="confidence").to_numpy()).all()
+    with pytest.raises(slm.DataError, match="weights= was an array"):
+        fit.predict(table, interval="prediction")
+    with pytest.raises(slm.ModelError, match="interval='both'"):
+        fit.predict(table, interval="both")
+    with pytest.raises(slm.DataError, match="animal"):
+        fit.predict(table.assign(animal=999), se=True)
+    f = np.array(list("abc"))[np.arange(len(table)) % 3]
+    table = table.assign(f=f, t1=table.t1.where(f != "c"))
+    lacking = slm.lmm_multi(PAIR, "~ f + (1 | herd)", table)
+    with pytest.warns(slm.SparselmmWarning, match="rows have a fixed part of 't1' that its records do not determine"):
+        lacking.predict(table)
+
+
+def test_errors_of_predictions_with_sparse_fixed_effects():
+    """The same from dense columns of an X given to `lmm` in the long form."""
+    table, _ = animals(missing=0.05, n=240, per_animal=2)
+    table = table.assign(f=[f"f{i % 120}" for i in range(len(table))])
+    fit = slm.lmm_multi(PAIR, "~ x + f + (1 | herd)", table)
+    assert fit.stacked.spec.S is not None
+    X = np.column_stack([np.ones(len(table)), pd.get_dummies(table.f).to_numpy(float)[:, 1:], table.x])
+    dense = Dense(table, PAIR, X, [grouped(table.herd)])
+    V = dense.V([fit.G()], fit.R)
+    new, p = slice(0, 5), X.shape[1]
+    (Z,), _ = grouped(table.herd)
+    c = np.kron(fit.G().to_numpy()[1], Z[new] @ Z.T)[:, dense.there]
+    x = np.column_stack([np.zeros((5, p)), X[new]]) - c @ np.linalg.solve(V, dense.X)
+    variance = fit.G().iloc[1, 1] - np.einsum("ij,ji->i", c, np.linalg.solve(V, c.T))
+    variance += np.einsum("ij,ji->i", x, np.linalg.solve(dense.X.T @ np.linalg.solve(V, dense.X), x.T))
+    np.testing.assert_allclose(fit.predict(table[new], se=True)["t1_se"], np.sqrt(variance), rtol=BLUP_RTOL)
+
+
 # --- what never meets, what is missing --------------------------------------------------------------------
 
 
