@@ -18,7 +18,7 @@ from ..terms import GroupingFactor, ModelSpec, RandomTerm
 from .design import Design, SimpleFormula, evaluate, make_design, make_fixed_design, read_terms, split_terms
 from .groups import GroupCoder, code_new_column, code_new_rows
 from .latent import LatentBuilder, LatentEncoding, time_values
-from .names import columns_of, evaluation_context, known_names, quote_columns
+from .names import columns_of, evaluation_context, known_names, quote_columns, unknown_column
 from .parse import Bar, ParsedFormula, parse
 from .residual import ParsedResidual, parse_residual
 from .table import Rows, as_vector, check_index, check_not_index, kind_of, numeric_column, open_table, read_rows
@@ -158,6 +158,9 @@ class Encoding:
 
     def _part(self, table: Any, term: TermEncoding | LatentEncoding, j: int) -> IntArray:
         column = term.group[j]
+        if column not in table.columns:
+            check_not_index(column, table)
+            raise DataError(f"{unknown_column(column, table.columns)}; re=False predicts without random effects")
         rows = read_rows(table, [column], group_columns=[column])
         assert term.levels is not None
         out = np.full(len(rows.keep), -1, dtype=np.int64)
