@@ -50,7 +50,8 @@ def lmm_many(
 
     formula: the response may be left out; a name for it is ignored. data: a table, one row a sample; None takes
     `Y.obs` of AnnData. Y: samples by responses, see `responses`; an iterator of blocks is consumed once and need not
-    fit into memory. weights: a column's name or (n,), the same for all; or (v, n), each response's own (voom).
+    fit into memory. weights: a column's name or (n,), the same for all; or (v, n), each response's own (voom), columns
+    like the rows of Y, by label where both have labels.
     mode: "per-response": each response has its own variances. "common": one V for all of them, the matrix-normal model.
     "shrunk": its own, with a prior on the log ratio that all responses give. contrasts: name -> {coefficient: weight}.
     ddf: "satterthwaite" (None is the same), or "wald", without degrees of freedom, faster with several ratios.
@@ -70,7 +71,7 @@ def lmm_many(
     spec, keep, source = _read(formula, data, Y, shared, offset, residual, context, samples, layer)
     design = Design(spec, contrast_matrix(contrasts, spec.fixed_names))
     if own is not None:
-        own = check_weights(own, source, design, keep)
+        own = check_weights(by_labels(weights, own, source), source, design, keep)
     size = block_size(design) if block is None else check_size(block)
     run = _Run(design, source, keep, reml, degrees, own, size, client)
     names, estimates, extra = {"per-response": run.each, "common": run.common, "shrunk": run.shrunk}[mode]()
@@ -87,8 +88,30 @@ def each_responses_own(weights: Any) -> FloatArray | None:
         raise DataError(f"weights of each response are numbers, responses by samples: {error}") from error
 
 
+def by_labels(given: Any, weights: FloatArray, source: Source) -> FloatArray:
+    """weights (v, n) of a table `given` in the order of Y's responses and samples, where both have labels.
+
+    Errors: DataError for labels that Y does not have.
+    """
+    if not isinstance(given, pd.DataFrame):
+        return weights
+    for axis, (index, known) in enumerate(((given.index, source.names), (given.columns, source.samples))):
+        if known is None or isinstance(index, pd.RangeIndex) or isinstance(known, pd.RangeIndex):
+            continue
+        what = ("responses", "samples")[axis]
+        if not (index.is_unique and known.is_unique) or len(index) != len(known) or not index.isin(known).all():
+            lost = index[~index.isin(known)]
+            raise DataError(
+                f"weights: their {what} are not those of Y" + (f"; Y has no {lost[0]!r}" if len(lost) else "")
+            )
+        weights = np.take(weights, index.get_indexer(known), axis=axis)
+    return weights
+
+
 def check_weights(weights: FloatArray, source: Source, design: Design, keep: IntArray | None) -> FloatArray:
-    """Rows like the responses, columns like the rows of the table that are used. Errors: DataError, ModelError."""
+    """Rows like the responses, columns like the rows of Y, of which those that are used stay. Errors: DataError,
+    ModelError.
+    """
     if source.names is None:
         raise DataError("weights of each response go with Y in memory, not with an iterator of blocks")
     n = design.n if keep is None else source.n_rows

@@ -230,3 +230,20 @@ def test_reml_is_no_word():
 def test_an_iterator_without_blocks_for_one_variance():
     with pytest.raises(slm.DataError, match="Y has no responses"):
         slm.lmm_many(ONE, samples(), iter([]), mode="common")
+
+
+def test_weights_with_labels_are_matched_with_those_of_y(named):
+    """By place they went to other genes and samples."""
+    data, Y = named
+    rng = np.random.default_rng(6)
+    weights = pd.DataFrame(rng.uniform(0.3, 3.0, (V, 500)), index=Y.columns, columns=Y.index)
+    expected = slm.lmm_many(ONE, data, Y, weights=weights.to_numpy())
+    turned = weights.iloc[::-1, rng.permutation(500)]
+    assert_same(slm.lmm_many(ONE, data, Y, weights=turned), expected)
+    with pytest.raises(slm.DataError, match="their samples are not those of Y; Y has no 't1'"):
+        slm.lmm_many(ONE, data, Y, weights=weights.rename(columns={"s1": "t1"}))
+    with pytest.raises(slm.DataError, match="their responses are not those of Y; Y has no 'x'"):
+        slm.lmm_many(ONE, data, Y, weights=weights.rename(index={"gene1": "x"}))
+    order = rng.permutation(500)
+    mixed = slm.lmm_many(ONE, data, Y.iloc[order], weights=weights.to_numpy()[:, order])
+    assert_same(mixed, expected)
