@@ -23,7 +23,7 @@ HALF = rows(t=np.tile([0, 1, 2.5, 3], 3))
 MISSING = rows(t=np.tile([0, 1, np.inf, 3], 3))
 SINGLE = rows(g=list("abcdefghijkl"))
 P = slm.Pedigree([0, 1, 2, 3, 4], [None, None, 0, 0, 2], [None, None, 1, 1, 1])
-SKEW, INDEFINITE = np.eye(6), np.eye(6)
+SKEW, INDEFINITE, WIDE = np.eye(6), np.eye(6), sp.csc_array(np.ones((6, 5)))
 SKEW[0, 1] = 0.5
 INDEFINITE[0, 1] = INDEFINITE[1, 0] = 2.0
 
@@ -47,12 +47,14 @@ BAD = {
         "y ~ x + ped(1 | id, P)", rows(), None, {"P": P}, DataError, "1 of 6 ids are not in the pedigree: 5",
     ),
     "ped: no pedigree": ("y ~ x + ped(1 | id, P)", rows(), None, {"P": np.eye(6)}, ModelError, "P is a Pedigree"),
-    "known: not symmetric": ("y ~ x + known(1 | id, Q)", rows(), None, {"Q": SKEW}, DataError, "not symmetric"),
+    "known: not symmetric": (
+        "y ~ x + known(1 | id, Q)", rows(), None, {"Q": sp.csc_array(SKEW)}, DataError, "not symmetric",
+    ),
     "known: not positive definite": (
         "y ~ x + known(1 | id, Q)", rows(), None, {"Q": sp.csc_array(INDEFINITE)}, DataError, "not positive definite",
     ),
-    "known: not square": ("y ~ x + known(1 | id, Q)", rows(), None, {"Q": np.ones((6, 5))}, DataError, "square"),
-    "known: too few levels": ("y ~ x + known(1 | id, Q)", rows(), None, {"Q": np.eye(4)}, DataError, "4|5"),
+    "known: not square": ("y ~ x + known(1 | id, Q)", rows(), None, {"Q": WIDE}, DataError, "square"),
+    "known: too few levels": ("y ~ x + known(1 | id, Q)", rows(), None, {"Q": sp.eye_array(4)}, DataError, "4|5"),
 }  # fmt: skip
 
 

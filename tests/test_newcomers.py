@@ -187,3 +187,27 @@ def test_factors_with_numbers_for_names_are_factors_without_a_word(table, levels
     data = table.assign(f=[levels[i % len(levels)] for i in range(len(table))])
     slm.lmm("y ~ x + f + (1 | g)", data)
     assert not recwarn.list
+
+
+def test_whether_a_dense_matrix_is_a_covariance_is_asked(table):
+    """Relationship matrices are covariances; taken as a precision they give another heritability without a word."""
+    labels = sorted(table.h.unique())
+    A = pd.DataFrame(0.5 + 0.5 * np.eye(5), index=labels, columns=labels)
+    formula = "y ~ x + known(1 | h, A)"
+    for matrix in (A, A.to_numpy()):
+        with pytest.raises(slm.ModelError, match="kind='covariance'"):
+            slm.lmm(formula, table, context={"A": matrix})
+    by_covariance = slm.lmm(formula, table, context={"A": slm.Known(A, kind="covariance")})
+    inverse = pd.DataFrame(np.linalg.inv(A), index=labels, columns=labels)
+    by_precision = slm.lmm(formula, table, context={"A": slm.Known(inverse)})
+    np.testing.assert_allclose(by_covariance.deviance, by_precision.deviance, rtol=1e-12)
+
+
+def test_new_rows_without_the_group(table):
+    fit = slm.lmm("y ~ x + (1 | g)", table)
+    new = table[["x"]].head(2)
+    with pytest.raises(slm.DataError, match="column 'g' is not in the table.*re=False"):
+        fit.predict(new)
+    with pytest.raises(slm.DataError, match="'g' is the index of the table"):
+        fit.predict(table.set_index("g"))
+    np.testing.assert_allclose(fit.predict(new, re=False), fit.fixef["Intercept"] + fit.fixef["x"] * new.x, rtol=1e-12)

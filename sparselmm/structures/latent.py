@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import pandas as pd
 
 from .._errors import ModelError
 from .._typing import AnyArray, IntArray
@@ -107,6 +108,11 @@ def _ped(given: Any, labels: Sequence[Any], group: str) -> tuple[IntArray, Preci
 
 
 def _known(given: Any, labels: Sequence[Any], group: str) -> tuple[IntArray, Precision, Sequence[Any]]:
+    if isinstance(given, np.ndarray | pd.DataFrame):
+        raise ModelError(
+            f"known(... | {group}, matrix): is it a covariance, such as a relationship matrix, or a precision, the "
+            "inverse of one? Give slm.Known(matrix, kind='covariance') or slm.Known(matrix, kind='precision')"
+        )
     known = given if isinstance(given, Known) else Known(given)
     return known.codes(labels), known, known.levels
 
@@ -116,4 +122,4 @@ register_latent("ou", SeriesWord(distinct_states, _ou, ("knots",)))
 register_latent("rw1", SeriesWord(distinct_states, _rw1, ("knots",)))
 register_latent("rw2", SeriesWord(distinct_states, _rw2, ("knots",)))
 register_latent("ped", LevelWord(_ped, "a Pedigree"))
-register_latent("known", LevelWord(_known, "a precision matrix, or Known(matrix, ...)"))
+register_latent("known", LevelWord(_known, "a sparse precision, or Known(matrix, kind)"))

@@ -27,7 +27,7 @@ def frame():
 
 
 def term(formula, frame, **context):
-    return build_spec(formula, frame, context={"P": PEDIGREE, "Q": np.eye(3), **context}).terms[0]
+    return build_spec(formula, frame, context={"P": PEDIGREE, "Q": slm.Known(np.eye(3)), **context}).terms[0]
 
 
 def test_gaps_are_states_and_equal_times_share_one(frame):
