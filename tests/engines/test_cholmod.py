@@ -99,9 +99,10 @@ def test_the_ordering_with_less_fill_is_chosen(A, quick_metis):
 def test_either_ordering_can_win(monkeypatch, quick_metis, best):
     """With made-up fills, so that both ways are taken whatever METIS finds."""
     fills = iter([5, 9] if best == "amd" else [9, 5])
-    monkeypatch.setattr(cholmod, "predicted_tree", lambda pattern, perm: (np.array([-1]), np.array([next(fills)])))
+    tree = lambda pattern, perm: (np.full(pattern.q, -1), np.full(pattern.q, next(fills)))  # noqa: E731
+    monkeypatch.setattr(cholmod, "predicted_tree", tree)
     engine = Cholmod(pattern := lower_pattern(grid(21)))
-    assert (engine.ordering, engine.nnz_factor) == (best, 5)
+    assert (engine.ordering, engine.nnz_factor) == (best, 5 * pattern.q)
     values, M = values_on(pattern, 1)
     engine.factorize(values)
     assert engine.logdet() == pytest.approx(np.linalg.slogdet(M)[1], rel=RTOL)
@@ -112,8 +113,20 @@ def test_metis_is_not_asked_where_that_takes_longer_than_a_factorisation():
     assert "metis" not in Cholmod(lower_pattern(grid(24))).reason
     full = Cholmod(lower_pattern(np.ones((900, 900), bool)))
     assert full.seconds < 0.1 and "metis" not in full.reason
-    thin = np.random.default_rng(1).random((1000, 1000)) < 0.003  # 6 neighbours each: fills whatever the order
-    assert "metis" in Cholmod(lower_pattern(thin | thin.T)).reason
+    line, i = np.eye(12, k=1, dtype=bool) | np.eye(12, k=-1, dtype=bool), np.eye(12, dtype=bool)
+    cube = np.kron(np.kron(line, i), i) | np.kron(np.kron(i, line), i) | np.kron(np.kron(i, i), line)
+    assert "metis" in Cholmod(lower_pattern(cube)).reason
+
+
+def test_metis_is_not_asked_where_nothing_separates_the_graph(quick_metis, monkeypatch):
+    """Twenty random neighbours each: nearly all operations are in one dense block, by METIS in a larger one."""
+    near = np.random.default_rng(1).random((1000, 1000)) < 0.01
+    pattern = lower_pattern(near | near.T)
+    chosen = Cholmod(pattern)
+    assert "metis" not in chosen.reason
+    monkeypatch.setattr(cholmod, "ONE_BLOCK", 1.0)
+    asked = Cholmod(pattern)
+    assert asked.ordering == "amd" and asked.nnz_factor == chosen.nnz_factor and "metis would need" in asked.reason
 
 
 def test_small_patterns_are_analysed_once():
