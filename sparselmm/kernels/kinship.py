@@ -5,7 +5,8 @@ sires are used: 100,000 animals in 25 generations of random mating take 3.7 s th
 are as in `pedigree`.
 """
 
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 from numba import njit
@@ -14,6 +15,14 @@ from numpy.typing import NDArray
 from .._typing import FloatArray, IntArray
 
 Int32Array: TypeAlias = NDArray[np.int32]
+Run: TypeAlias = Callable[..., Any]  # (kernel, bounds of pieces, *arguments), as `engines.threads.parallel`
+
+MOST_PIECES, CELLS = 16, 200_000  # of a table; cells of a piece, at least: about 0.2 ms
+
+
+def in_one_piece(kernel: Callable[..., Any], bounds: IntArray, *args: Any) -> Any:
+    """A `Run` without threads."""
+    return kernel(bounds[0], bounds[-1], *args)
 
 
 @njit(cache=True)
@@ -56,26 +65,41 @@ def _step(g: int, parents: IntArray, bounds: IntArray, last: IntArray, members: 
 
 
 @njit(cache=True)
-def by_table(parents: IntArray, bounds: IntArray, last: IntArray, size: int, F: FloatArray) -> None:
+def _look_up(begin: int, end: int, parents: IntArray, slot: IntArray, A: FloatArray, F: FloatArray) -> None:
+    """F_j = A[sire_j, dam_j]/2 for animals begin ... end-1."""
+    for j in range(begin, end):
+        if parents[j, 0] >= 0 and parents[j, 1] >= 0:
+            F[j] = 0.5 * A[slot[parents[j, 0]], slot[parents[j, 1]]]
+
+
+@njit(cache=True, nogil=True)
+def _average(begin: int, end: int, first: int, count: int, kept: int, members: IntArray, up: IntArray, F: FloatArray,
+             A: FloatArray, B: FloatArray) -> None:  # fmt: skip
+    """Rows begin ... end-1 of the next table B (kept, kept) from A (count, count); animals from `first` on are new."""
+    h = np.empty(count + 1)
+    for i in range(begin, end):
+        for k in range(count + 1):
+            h[k] = 0.5 * (A[up[i, 0], k] + A[up[i, 1], k])
+        for k in range(kept):
+            B[i, k] = 0.5 * (h[up[k, 0]] + h[up[k, 1]])
+        if members[i] >= first:
+            B[i, i] = 1.0 + F[members[i]]
+
+
+def by_table(parents: IntArray, bounds: IntArray, last: IntArray, size: int, F: FloatArray, run: Run) -> None:
     """F_j = A[sire_j, dam_j]/2 from the table of A among the parents still needed (Emik & Terrill 1949).
 
-    size: the largest number of these at a time. F: (n,) zeros. Time: the sum of their squares.
+    size: the largest number of these at a time. F: (n,) zeros. run: calls a kernel by pieces of rows. Time: the sum of
+    the squares of the sizes.
     """
-    A, B, h = np.zeros((size + 1, size + 1)), np.zeros((size + 1, size + 1)), np.empty(size + 1)
+    A, B = np.zeros((size + 1, size + 1)), np.zeros((size + 1, size + 1))
     members, slot, up = np.empty(size, np.int64), np.empty(len(F), np.int64), np.empty((size, 2), np.int64)
     count = 0
     for g in range(len(bounds) - 1):
-        for j in range(bounds[g], bounds[g + 1]):
-            if parents[j, 0] >= 0 and parents[j, 1] >= 0:
-                F[j] = 0.5 * A[slot[parents[j, 0]], slot[parents[j, 1]]]
+        _look_up(bounds[g], bounds[g + 1], parents, slot, A, F)
         kept = _step(g, parents, bounds, last, members, count, slot, up)
-        for i in range(kept):
-            for k in range(count + 1):
-                h[k] = 0.5 * (A[up[i, 0], k] + A[up[i, 1], k])
-            for k in range(kept):
-                B[i, k] = 0.5 * (h[up[k, 0]] + h[up[k, 1]])
-            if members[i] >= bounds[g]:
-                B[i, i] = 1.0 + F[members[i]]
+        rows = np.linspace(0, kept, min(MOST_PIECES, 1 + kept * count // CELLS) + 1).astype(np.int64)
+        run(_average, rows, bounds[g], count, kept, members, up, F, A, B)
         B[kept, : kept + 1] = 0.0
         B[: kept + 1, kept] = 0.0
         A, B, count = B, A, kept

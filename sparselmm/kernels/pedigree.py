@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .._typing import BoolArray, FloatArray, IntArray
 from .codes import counting_sort
-from .kinship import active_counts, ancestry_bound, by_ancestors, by_table, last_uses
+from .kinship import Run, active_counts, ancestry_bound, by_ancestors, by_table, in_one_piece, last_uses
 
 Int32Array: TypeAlias = NDArray[np.int32]
 
@@ -190,13 +190,15 @@ def add_inbreeding(
     mendelian_variances(nodes, F, known, len(F), d)
 
 
-def inbreeding(parents: IntArray, generation: IntArray, bounds: IntArray) -> tuple[FloatArray, FloatArray]:
+def inbreeding(
+    parents: IntArray, generation: IntArray, bounds: IntArray, run: Run = in_one_piece
+) -> tuple[FloatArray, FloatArray]:
     """F (n,) and d (n,), by a table, by lists of ancestors or by passes over them, whichever fits."""
     F, d, last = np.zeros(len(parents)), np.empty(len(parents)), np.empty(len(parents), np.int64)
     last_uses(parents, generation, last)
     active = active_counts(generation, last).astype(np.float64)
     if active.max() <= WIDEST_TABLE and active @ active <= MOST_CELLS:
-        by_table(parents, bounds, last, int(active.max()), F)
+        by_table(parents, bounds, last, int(active.max()), F, run)
         mendelian_variances(parents, F, 0, len(F), d)
         return F, d
     pairs, c = _pairs(parents, generation)

@@ -11,6 +11,7 @@ import scipy.sparse as sp
 
 from .._errors import DataError
 from .._typing import AnyArray, FloatArray, IntArray
+from ..engines.threads import parallel
 from ..kernels import pedigree as kernels
 from .fixed import FixedPrecision
 
@@ -367,7 +368,7 @@ def _generations(parents: IntArray, labels: pd.Index) -> IntArray:
 
 def _inbreeding(parents: IntArray, generation: IntArray, wanted: bool) -> tuple[FloatArray, FloatArray]:
     if wanted:
-        return kernels.inbreeding(parents, generation, _bounds(generation))
+        return kernels.inbreeding(parents, generation, _bounds(generation), parallel)
     F, d = np.zeros(len(parents)), np.empty(len(parents))
     kernels.mendelian_variances(parents, F, 0, len(F), d)
     return F, d

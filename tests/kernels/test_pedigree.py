@@ -1,5 +1,6 @@
 """Kernels of pedigrees against the tabular method and dense inverses."""
 
+from itertools import pairwise
 from time import perf_counter
 
 import numpy as np
@@ -90,6 +91,20 @@ def test_every_way_finds_the_inbreeding_of_herds(monkeypatch, way, sires):
     for order in (parents, np.ascontiguousarray(parents[:, ::-1])):
         F, _ = kernels.inbreeding(order, generation, bounds)
         np.testing.assert_allclose(1 + F, np.diag(tabular(parents)), atol=EXACT)
+
+
+def test_a_table_in_pieces_gives_the_same_numbers():
+    parents, generation, bounds = sorted_by_generation(herd(np.random.default_rng(3), 6000, 4, 0.5))
+    pieces = []
+
+    def backwards(kernel, rows, *args):
+        pieces.append(len(rows) - 1)
+        for begin, end in reversed([*pairwise(rows)]):
+            kernel(begin, end, *args)
+
+    F, _ = kernels.inbreeding(parents, generation, bounds, backwards)
+    assert max(pieces) > 2 and F.any()
+    np.testing.assert_array_equal(F, kernels.inbreeding(parents, generation, bounds)[0])
 
 
 def test_selfing_halves_what_is_left():
