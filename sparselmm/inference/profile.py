@@ -263,7 +263,7 @@ def _curve(path: Path, nodes: list[Node], lowest: float, ended: tuple[bool, bool
     u = np.array([n.u for n in nodes])
     zeta = np.array([_zeta(n, path, lowest) for n in nodes])
     slope = np.array([n.slope for n in nodes]) / (2 * zeta)
-    middle, centre = int((u < path.start).sum()), _at_centre(u - path.start, slope)
+    middle, centre = int((u < path.start).sum()), _at_centre(u - path.start, zeta, slope)
     u, zeta, slope = (np.insert(a, middle, v) for a, v in ((u, path.start), (zeta, 0.0), (slope, centre)))
     return Curve(np.array([path.scale.back(x) for x in u]), zeta, u, slope, path.scale, ended)
 
@@ -272,11 +272,18 @@ def _zeta(node: Node, path: Path, lowest: float) -> float:
     return float(np.sign(node.u - path.start) * np.sqrt(max(node.deviance - lowest, 0.0)))
 
 
-def _at_centre(distance: FloatArray, slope: FloatArray) -> float:
-    """dzeta/du at the estimate, 0/0 there: a polynomial through the two nearest nodes on each side, three on one."""
+def _at_centre(distance: FloatArray, zeta: FloatArray, slope: FloatArray) -> float:
+    """dzeta/du at the estimate, 0/0 there: a polynomial through the two nearest nodes on each side, three on one.
+
+    Within 0 and three times the secants to its neighbours, where a cubic rises (Fritsch & Carlson 1980, SIAM J. Numer.
+    Anal. 17): nodes far from the estimate of a curve that bends say little about it.
+    """
     near = np.argsort(np.abs(distance))[: 4 if (distance < 0).any() and (distance > 0).any() else 3]
-    size = np.abs(distance[near]).max(initial=0.0)
-    return float(np.polyfit(distance[near] / size, slope[near], len(near) - 1)[-1]) if len(near) else np.nan
+    if not len(near):
+        return np.nan
+    size = np.abs(distance[near]).max()
+    centre = np.polyfit(distance[near] / size, slope[near], len(near) - 1)[-1]
+    return float(np.clip(centre, 0.0, 3.0 * (zeta / distance)[near].min()))
 
 
 def _side(path: Path, sign: int, lowest: float, cutoff: float, name: str) -> tuple[list[Node], bool]:
