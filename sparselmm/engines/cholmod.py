@@ -212,7 +212,7 @@ def order(pattern: Pattern, rates: tuple[float, float, float]) -> tuple[sp.csc_m
 
 def _metis_cannot_pay(pattern: Pattern, amd: tuple[IntArray, IntArray], rates: tuple[float, float, float]) -> bool:
     """Its analysis takes longer than the factorisation it may save, one of about eight; or there is one dense block."""
-    if seconds(pattern.q, amd, rates) < METIS_COLUMN * pattern.q + METIS_ENTRY * pattern.nnz:
+    if not pattern.q or seconds(pattern.q, amd, rates) < METIS_COLUMN * pattern.q + METIS_ENTRY * pattern.nnz:
         return True
     counts, width = amd[1][::-1].astype(np.float64), np.arange(1.0, pattern.q + 1)
     full = np.flatnonzero(np.cumsum(counts) >= FULL * 0.5 * width * (width + 1.0))
