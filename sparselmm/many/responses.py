@@ -92,7 +92,10 @@ def open_responses(Y: Any, samples: str | None, layer: str | None, labels: pd.In
         raise DataError(f"layer='{layer}' is for AnnData; Y is {type(Y).__name__}")
     if not hasattr(Y, "shape") and isinstance(Y, Iterable) and not isinstance(Y, (Sequence, str)):
         return _Stream(Y, labels, n_rows)
-    return _open_matrix(Y, samples)
+    source = _open_matrix(Y, samples)
+    if samples is not None and source.samples is None:
+        raise DataError(f"samples='{samples}': the rows of Y have no labels; give a table, or leave samples= out")
+    return source
 
 
 def _open_matrix(Y: Any, samples: str | None) -> _Matrix:
@@ -103,7 +106,7 @@ def _open_matrix(Y: Any, samples: str | None) -> _Matrix:
     if not isinstance(Y, pd.DataFrame):
         return _Matrix(Y if hasattr(Y, "shape") else np.asarray(Y), None, None)
     own = samples is not None and samples in Y.columns
-    labels = pd.Index(Y[samples]) if own else Y.index
+    labels = pd.Index(Y[samples]) if own else Y.index if samples is None else pd.Index(list(Y.index))
     values = Y.drop(columns=samples) if own else Y
     odd = [c for c, kind in zip(values.columns, values.dtypes, strict=True) if kind.kind not in "iufb"]
     if odd:

@@ -247,3 +247,16 @@ def test_weights_with_labels_are_matched_with_those_of_y(named):
     order = rng.permutation(500)
     mixed = slm.lmm_many(ONE, data, Y.iloc[order], weights=weights.to_numpy()[:, order])
     assert_same(mixed, expected)
+
+
+def test_samples_need_labels_on_both_sides(named):
+    """Without labels of Y they were passed over."""
+    data, Y = named
+    table = data.reset_index(names="id")
+    with pytest.raises(slm.DataError, match="samples='id': the rows of Y have no labels"):
+        slm.lmm_many(ONE, table, Y.to_numpy(), samples="id")
+    with pytest.raises(slm.DataError, match="500 samples of the table are not in Y: 's0'"):
+        slm.lmm_many(ONE, table, Y.reset_index(drop=True), samples="id")
+    order = np.random.default_rng(2).permutation(500)
+    numbered = samples().assign(id=np.arange(500)).iloc[order]
+    assert_same(slm.lmm_many(ONE, numbered, Y.reset_index(drop=True), samples="id"), slm.lmm_many(ONE, data, Y))
