@@ -14,7 +14,8 @@ from .._typing import FloatArray, IntArray
 from ..kernels import absorb as kernels
 from ..kernels import absorb_inverse as inverses
 from ..kernels.blocks import locate
-from .base import NOT_POSITIVE, Blocks, Forecast, Pattern, available_memory
+from .base import NOT_POSITIVE, Blocks, Forecast, Pattern
+from .memory import available_memory
 from .supernodal import Supernodal
 from .tails import GRAIN, DenseTail, Meetings, SparseTail, Tail, density, schur_pattern
 from .threads import parallel, pieces

@@ -1,8 +1,6 @@
 """What an engine for M does: analyse a pattern once, factorise new values on it, and answer."""
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -78,15 +76,3 @@ class Forecast(Engine, Protocol):
     """An engine that says how long it takes. seconds: a factorisation and a selected inverse with one thread."""
 
     seconds: float
-
-
-def available_memory() -> float:
-    """Bytes that can be had without swapping; infinity where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        names = getattr(os, "sysconf_names", {})
-        if "SC_PHYS_PAGES" not in names:
-            return float("inf")
-        return float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")

@@ -17,7 +17,8 @@ from ..kernels.codes import counting_sort
 from ..kernels.selinv import Columns, Supernodes, front_positions, selected_inverse, supernode_tree, supernodes
 from ..kernels.symbolic import column_counts
 from ..kernels.triangular import solve_transposed
-from .base import NOT_POSITIVE, Pattern, available_memory, compressed
+from .base import NOT_POSITIVE, Pattern, compressed
+from .memory import available_memory
 from .threads import find_libraries
 
 INSTALL = (

@@ -12,7 +12,7 @@ from scipy.linalg import cholesky, solve_triangular
 
 from .._errors import DataError, EngineError, ModelError
 from .._typing import FloatArray
-from .base import available_memory
+from .memory import available_memory
 
 MEMORY_SHARE = 0.5
 """Largest part of the available memory that one evaluation may ask for."""

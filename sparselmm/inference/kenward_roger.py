@@ -18,7 +18,7 @@ import scipy.sparse as sp
 
 from .._errors import EngineError, ModelError
 from .._typing import FloatArray
-from ..engines.base import available_memory
+from ..engines.memory import available_memory
 from ..engines.threads import blas_threads
 from ..likelihood import Likelihood, sparse_symmetric
 from .factorised import Factorised, factorise
