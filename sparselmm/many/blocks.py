@@ -88,6 +88,11 @@ def complete(Y: FloatArray) -> BoolArray:
     return np.isfinite(Y).all(axis=0) & (Y.max(axis=0) > Y.min(axis=0))
 
 
+def is_exact(design: Design, block: Block, size: FloatArray) -> BoolArray:
+    """Which responses (v,) with largest values `size` the fixed effects fit up to rounding."""
+    return np.asarray(block.ss <= design.weights.sum() * (ROUNDING * size) ** 2)
+
+
 def fit_together(
     design: Design, Y: FloatArray, reml: bool, names: pd.Index
 ) -> tuple[pd.Index, Estimates, Mapping[str, Any]]:
@@ -95,9 +100,17 @@ def fit_together(
     whole = complete(Y)
     out = empty(Y.shape[1], len(design.L), design.parameters.count)
     out.blank(~whole, "constant, or with gaps, which mode='common' does not take")
+    size = np.abs(np.where(whole, Y, 1.0)).max(axis=0)
+    extreme = (size > LARGEST) | (size < 1.0 / LARGEST)
+    out.blank(extreme, EXTREME)
+    whole &= ~extreme
+    block = residualise(design, Y[:, whole])
+    exact = is_exact(design, block, size[whole])
+    out.blank(np.isin(np.arange(len(whole)), np.flatnonzero(whole)[exact]), EXACT)
+    whole[whole] = ~exact
     if not whole.any():
-        raise DataError("mode='common': every response is constant or has gaps")
-    found, extra = fit_common(design, residualise(design, Y[:, whole]), reml, names[whole])
+        raise DataError("mode='common': every response is constant, fitted exactly, or has gaps")
+    found, extra = fit_common(design, block.only(~exact), reml, names[whole])
     found.inverse_weight[:] = (1.0 / design.weights).mean()
     out.put(np.flatnonzero(whole), found)
     return names, out, extra
@@ -107,7 +120,7 @@ def _fit_complete(fitter: Fitter, Y: FloatArray, size: FloatArray, weights: Floa
     """Y without gaps; size (v,) of the largest value: a residual of its rounding is an exact fit."""
     design = fitter.design
     block = replace(residualise(design, Y), weights=weights)
-    exact = block.ss <= design.weights.sum() * (ROUNDING * size) ** 2
+    exact = is_exact(design, block, size)
     if exact.any():
         stand_in = residualise(design, design.spec.y[:, None].copy())
         block.residual[:, exact] = stand_in.residual

@@ -24,6 +24,7 @@ from .spectral import Spectral, is_decomposable
 STEP = 1e-4  # of central differences of the exact score by x of order one: errors of 1e-8 both ways
 STARTS = (0.05, 0.3, 1.0, 3.0)  # standard deviations of effects of unit size, relative to sigma
 SAME, NEAR_EDGE = 1e-9, 1e-2  # as `fitting`
+DEPENDENT = 1e-7  # of a response's length, what others leave of it: the Cholesky factor of Sigma has its square
 
 
 class CommonModel(Protocol):
@@ -52,6 +53,8 @@ def fit_common(design: Design, block: Block, reml: bool, names: pd.Index) -> tup
     """
     v, nu = block.residual.shape[1], design.degrees(reml)
     full = v < design.n - design.p
+    if full:
+        _check_independent(design, block, names)
     model = _model(design, block, reml, full)
     optimum = _minimise(model)
     out = model.estimates(optimum.x, optimum.gradient_norm)
@@ -64,6 +67,18 @@ def fit_common(design: Design, block: Block, reml: bool, names: pd.Index) -> tup
         "gradient_norm": optimum.gradient_norm, "Sigma": pd.DataFrame(R, index=names, columns=names) if full else None,
     }  # fmt: skip
     return out, extra
+
+
+def _check_independent(design: Design, block: Block, names: pd.Index) -> None:
+    """Errors: ModelError naming a response that others determine: Sigma is then singular."""
+    scaled = np.sqrt(design.weights)[:, None] * block.residual / np.sqrt(block.ss)
+    R, order = sla.qr(scaled, mode="r", pivoting=True)
+    lost = order[np.abs(np.diag(R)) < DEPENDENT]
+    if len(lost):
+        raise ModelError(
+            f"mode='common': response {names[lost[0]]!r} is, beside X, a linear combination of others ({len(lost)} "
+            "such), so that Sigma is singular; leave it out"
+        )
 
 
 def _model(design: Design, block: Block, reml: bool, full: bool) -> CommonModel:

@@ -10,7 +10,7 @@ import scipy.linalg as sla
 import scipy.sparse as sp
 
 from .._errors import DataError, ModelError
-from .._typing import AnyArray, FloatArray, IntArray
+from .._typing import AnyArray, BoolArray, FloatArray, IntArray
 from ..engines.threads import blas_threads
 from ..equations import CrossProducts, cross_products
 from ..parameters import Parameters
@@ -92,6 +92,10 @@ class Block:
     ss: FloatArray
     beta: FloatArray
     weights: FloatArray | None = None
+
+    def only(self, keep: BoolArray) -> "Block":
+        """Some of the responses, whose weights are the design's."""
+        return Block(np.ascontiguousarray(self.residual[:, keep]), self.ss[keep], self.beta[:, keep])
 
 
 def residualise(design: Design, Y: FloatArray) -> Block:

@@ -63,7 +63,7 @@ def lmm_many(
     """
     if mode not in MODES:
         raise ModelError(f"mode={mode!r}: one of {', '.join(map(repr, MODES))}")
-    if reml not in (True, False):
+    if not isinstance(reml, (bool, np.bool_, int)) or reml not in (True, False):
         raise ModelError(f"reml={reml!r}: True for REML, False for maximum likelihood")
     own = each_responses_own(weights)
     shared = weights if own is None else None
@@ -127,7 +127,7 @@ def check_weights(weights: FloatArray, source: Source, design: Design, keep: Int
 
 def check_size(block: Any) -> int:
     """Errors: ModelError."""
-    if not isinstance(block, (int, np.integer)) or block < 1:
+    if isinstance(block, bool) or not isinstance(block, (int, np.integer)) or block < 1:
         raise ModelError(f"block={block!r}: a whole number of responses from 1 on, or None")
     return int(block)
 

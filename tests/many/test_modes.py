@@ -140,3 +140,21 @@ def test_modes_that_cannot_be(options, message):
     options = {"formula": ONE} | options
     with pytest.raises(slm.SparselmmError, match=message):
         slm.lmm_many(options.pop("formula"), samples(), responses(), **options)
+
+
+def test_responses_that_x_fits_exactly_have_no_part_in_the_common_fit():
+    """Their residuals are rounding errors, which had a share in log|Sigma| and so in V."""
+    Y, age = responses()[:, :4], samples()[["age"]].to_numpy(float)
+    expected = slm.lmm_many(ONE, samples(), Y, mode="common")
+    found = slm.lmm_many(ONE, samples(), np.hstack([Y, 2.0 * age + 1.0, 1e150 * Y[:, :1]]), mode="common")
+    assert found.reason[4] == "the fixed effects fit the response exactly" and "1e140" in found.reason[5]
+    np.testing.assert_array_equal(found.fixef[:4], expected.fixef)
+    assert found.extra["loglik"] == expected.extra["loglik"]
+
+
+@pytest.mark.parametrize("formula", [ONE, "~ age + (1 | donor) + (1 | batch)"])
+def test_responses_that_determine_each_other_have_no_common_covariance(formula):
+    Y = responses()[:, :3]
+    Y = pd.DataFrame(np.hstack([Y, Y[:, :1] + 2.0 * Y[:, 1:2]]), columns=list("abcd"))
+    with pytest.raises(slm.ModelError, match="response '[abd]' is, beside X, a linear combination of others"):
+        slm.lmm_many(formula, samples(), Y, mode="common")

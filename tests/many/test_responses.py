@@ -260,3 +260,9 @@ def test_samples_need_labels_on_both_sides(named):
     order = np.random.default_rng(2).permutation(500)
     numbered = samples().assign(id=np.arange(500)).iloc[order]
     assert_same(slm.lmm_many(ONE, numbered, Y.reset_index(drop=True), samples="id"), slm.lmm_many(ONE, data, Y))
+
+
+@pytest.mark.parametrize("options", [{"reml": np.array([1, 2])}, {"block": True}])
+def test_what_is_no_option(options):
+    with pytest.raises(slm.ModelError, match=f"{next(iter(options))}="):
+        slm.lmm_many(ONE, samples(), responses(), **options)
