@@ -88,6 +88,18 @@ def complete(Y: FloatArray) -> BoolArray:
     return np.isfinite(Y).all(axis=0) & (Y.max(axis=0) > Y.min(axis=0))
 
 
+def fittable(design: Design, Y: FloatArray) -> tuple[Block, BoolArray, BoolArray, BoolArray]:
+    """The responses of Y (n, v) that can be fitted together, and which (v,) they are; those out of range, and exact."""
+    whole = complete(Y)
+    size = np.abs(np.where(whole, Y, 1.0)).max(axis=0)
+    extreme = (size > LARGEST) | (size < 1.0 / LARGEST)
+    whole &= ~extreme
+    block = residualise(design, Y[:, whole])
+    exact = np.zeros_like(whole)
+    exact[whole] = is_exact(design, block, size[whole])
+    return block.only(~exact[whole]), whole & ~exact, extreme, exact
+
+
 def is_exact(design: Design, block: Block, size: FloatArray) -> BoolArray:
     """Which responses (v,) with largest values `size` the fixed effects fit up to rounding."""
     return np.asarray(block.ss <= design.weights.sum() * (ROUNDING * size) ** 2)
@@ -97,20 +109,14 @@ def fit_together(
     design: Design, Y: FloatArray, reml: bool, names: pd.Index
 ) -> tuple[pd.Index, Estimates, Mapping[str, Any]]:
     """`fit_common` of the responses that can take part; the others get a reason."""
-    whole = complete(Y)
     out = empty(Y.shape[1], len(design.L), design.parameters.count)
-    out.blank(~whole, "constant, or with gaps, which mode='common' does not take")
-    size = np.abs(np.where(whole, Y, 1.0)).max(axis=0)
-    extreme = (size > LARGEST) | (size < 1.0 / LARGEST)
+    out.blank(~complete(Y), "constant, or with gaps, which mode='common' does not take")
+    block, whole, extreme, exact = fittable(design, Y)
     out.blank(extreme, EXTREME)
-    whole &= ~extreme
-    block = residualise(design, Y[:, whole])
-    exact = is_exact(design, block, size[whole])
-    out.blank(np.isin(np.arange(len(whole)), np.flatnonzero(whole)[exact]), EXACT)
-    whole[whole] = ~exact
+    out.blank(exact, EXACT)
     if not whole.any():
         raise DataError("mode='common': every response is constant, fitted exactly, or has gaps")
-    found, extra = fit_common(design, block.only(~exact), reml, names[whole])
+    found, extra = fit_common(design, block, reml, names[whole])
     found.inverse_weight[:] = (1.0 / design.weights).mean()
     out.put(np.flatnonzero(whole), found)
     return names, out, extra

@@ -13,9 +13,9 @@ from ..formula import build_spec
 from ..formula.table import open_table
 from ..mapping import map_blocks
 from ..terms import ModelSpec
-from .blocks import Fitter, complete, fit_block, fit_together, make_fitter
+from .blocks import Fitter, fit_block, fit_together, fittable, make_fitter
 from .degrees import wanted
-from .design import Design, contrast_matrix, residualise
+from .design import Design, contrast_matrix
 from .estimates import Estimates, concatenate
 from .general import is_general
 from .responses import CELLS, Source, match, open_responses, regroup
@@ -258,4 +258,4 @@ def _fit(fitter: Fitter, block: tuple[FloatArray, FloatArray | None]) -> Estimat
 
 
 def _profiles(fitter: Spectral, Y: FloatArray) -> FloatArray:
-    return profiles(fitter, residualise(fitter.design, Y[:, complete(Y)]))
+    return profiles(fitter, fittable(fitter.design, Y)[0])

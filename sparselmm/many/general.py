@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from .._typing import BoolArray, FloatArray, IntArray
+from ..fitting import check_apart
 from ..kernels.response_products import all_designs, all_sums
 from ..kernels.response_score import evaluate_responses, factorise, reductions
 from ..terms import RandomTerm
@@ -54,9 +55,14 @@ class Products:
 
 
 class General:
-    """Fits responses of a model that `is_general`. ddf: whether degrees of freedom are wanted."""
+    """Fits responses of a model that `is_general`. ddf: whether degrees of freedom are wanted.
 
-    def __init__(self, design: Design, reml: bool, ddf: bool = True):
+    whole: whether `design` is that of all rows, where a term within the fixed effects is an error.
+    """
+
+    def __init__(self, design: Design, reml: bool, ddf: bool = True, whole: bool = True):
+        if reml and whole:
+            check_apart(design.products, design.spec.terms, design.parameters, {})
         self.design, self.reml, self.ddf = design, reml, ddf
         self.nu = design.degrees(reml)
         terms = design.spec.terms
@@ -70,7 +76,7 @@ class General:
 
     def on(self, design: Design) -> "General":
         """The same method for another design."""
-        return General(design, self.reml, self.ddf)
+        return General(design, self.reml, self.ddf, whole=False)
 
     def _lay_out(self, terms: list[RandomTerm]) -> None:
         """Rows of the design: codes and Z of the absorbed term, places and values of the tail."""

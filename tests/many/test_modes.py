@@ -158,3 +158,11 @@ def test_responses_that_determine_each_other_have_no_common_covariance(formula):
     Y = pd.DataFrame(np.hstack([Y, Y[:, :1] + 2.0 * Y[:, 1:2]]), columns=list("abcd"))
     with pytest.raises(slm.ModelError, match="response '[abd]' is, beside X, a linear combination of others"):
         slm.lmm_many(formula, samples(), Y, mode="common")
+
+
+def test_responses_that_x_fits_exactly_have_no_part_in_the_prior():
+    Y, age = responses(), samples()[["age"]].to_numpy(float)
+    expected = slm.lmm_many(ONE, samples(), Y, mode="shrunk")
+    found = slm.lmm_many(ONE, samples(), np.hstack([Y, 2.0 * age + 1.0, 1e150 * Y[:, :1]]), mode="shrunk")
+    assert dict(found.extra) == dict(expected.extra)
+    assert (found.reason[12:] != "").all()
