@@ -2,7 +2,8 @@
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..engines.threads import blas_threads
 from ..equations import cross_products
 from ..fitting import Estimate, estimate
 from ..likelihood import Likelihood
-from ..optimize import Options
+from ..optimize import Iteration, Options
 from ..report import not_converged, progress
 from ..results import Fit
 from ..structures import UnstructuredResidual
@@ -24,6 +25,8 @@ from .result import MultiFit
 from .stack import Stacked, stack
 
 SHARES = (1.0, 0.3)  # of each G over R at the start
+NEAR = 5.0  # z of a partial correlation of 0.9999
+ROUNDING = 1e-5  # of deviances where R is nearly singular
 STEEP = 1.0  # slope of the deviance by a log ratio at its end: near zero where there is a limit, else a row or more
 
 
@@ -72,15 +75,44 @@ def _fit(stacked: Stacked, reml: bool, engine: str, start: Any, verbose: int, ti
     likelihood = Likelihood(spec, engine, products)
     end = time.perf_counter()
     with progress(verbose) as report, blas_threads(likelihood.flops):
-        found: Estimate = estimate(
-            likelihood,
-            reml=reml,
-            start=starting_theta(stacked, likelihood, reml) if start is None else start,
-            options=Options(),
-            report=report,
-        )
+        theta = starting_theta(stacked, likelihood, reml) if start is None else start
+        found = _search(likelihood, theta, len(stacked.traits), reml, report)
     timings |= {"cross-products": middle - began, "analysis": end - middle, "optimisation": time.perf_counter() - end}
     return Fit(spec, likelihood, found, timings | {"total": sum(timings.values())})
+
+
+def _search(
+    likelihood: Likelihood, theta: FloatArray, T: int, reml: bool, report: Callable[[Iteration], None] | None
+) -> Estimate:
+    """The lowest end of searches: another begins where one stalled, with partial correlations near 1 put at 1.
+
+    There the criterion is flat in their z, and the Hessian by it is rounding. Only the last goes on without
+    derivatives, which takes ten times as long.
+    """
+    ends: list[Estimate] = []
+    for fallback in (False, False, False, True):
+        end = estimate(likelihood, reml=reml, start=theta, options=Options(fallback=fallback), report=report)
+        ends.append(end)
+        if end.converged:
+            break
+        theta = _ended(likelihood, min(ends, key=_deviance).evaluation.theta, T)
+    lowest = min(map(_deviance, ends)) + ROUNDING
+    best = min(ends, key=lambda e: (_deviance(e) > lowest, not e.converged, _deviance(e)))
+    count, factorisations = sum(e.n_iter for e in ends), sum(e.n_factorisations for e in ends)
+    return replace(best, n_iter=count, n_factorisations=factorisations)
+
+
+def _deviance(end: Estimate) -> float:
+    return float(end.evaluation.deviance)
+
+
+def _ended(likelihood: Likelihood, theta: FloatArray, T: int) -> FloatArray:
+    """theta with z of partial correlations beyond NEAR at their bounds."""
+    parameters, out = likelihood.parameters, theta.copy()
+    z = np.arange(parameters.count)[parameters.residual_slice][T - 1 :]
+    low, high = (end[z] for end in parameters.bounds())
+    out[z] = np.where(theta[z] > NEAR, high, np.where(theta[z] < -NEAR, low, theta[z]))
+    return out
 
 
 def _check_bounded(stacked: Stacked, fit: Fit) -> None:
