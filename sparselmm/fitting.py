@@ -1,6 +1,6 @@
 """Likelihood + optimiser -> estimates: the start, the search, the comparison with the edge."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,11 +9,14 @@ from ._errors import EngineError, ModelError
 from ._typing import FloatArray
 from .charts import Chart, make_chart
 from .dense import DenseLikelihood
+from .equations import CrossProducts
 from .likelihood import Derivatives, Evaluation, Likelihood
 from .optimize import Iteration, Optimum, Options
+from .parameters import Parameters
 from .search import best_start, search, shortened
 from .start import starting_theta
 from .structures.limits import at_bounds
+from .terms import RandomTerm
 
 EXACT = 1e-10  # sums of squares below this part of those without random effects, and still falling, are none
 WITHIN = 1e-12  # of an effect's sum of squares: what rounding leaves of it beside fixed effects that contain it
@@ -73,7 +76,7 @@ def estimate(
     if reml not in (True, False):
         raise ModelError(f"reml={reml!r}: True for REML, False for maximum likelihood")
     if reml and isinstance(likelihood, Likelihood):
-        _check_apart(likelihood, held or {})
+        check_apart(likelihood.products, likelihood.spec.terms, likelihood.parameters, held or {})
     before = likelihood.n_evaluations
     unit = likelihood(np.zeros(likelihood.parameters.count)).sigma if held else 1.0
     chart = make_chart(likelihood.parameters, likelihood.scaling(), held, unit)
@@ -104,14 +107,16 @@ def estimate(
     return Estimate(evaluation, derivatives, chart, optimum, reml, dict(held or {}), norm, n_iter, count, singular)
 
 
-def _check_apart(likelihood: Likelihood, held: Mapping[str, float]) -> None:
+def check_apart(
+    products: CrossProducts, terms: Sequence[RandomTerm], parameters: Parameters, held: Mapping[str, float]
+) -> None:
     """ModelError where the fixed effects contain an effect in every level: REML then says nothing of its variance.
 
     What is left of a term beside X, sum_l Z_l'W(I - P)Z_l (r, r), P the projection on X, has less than full rank.
     """
-    products, p, parameters = likelihood.products, likelihood.products.fixed.p, likelihood.parameters
+    p = products.fixed.p
     own = {b.row_term: b.values[b.rows == b.cols] for b in products.blocks if b.row_term == b.col_term}
-    for k, (term, where) in enumerate(zip(likelihood.spec.terms, parameters.slices, strict=True)):
+    for k, (term, where) in enumerate(zip(terms, parameters.slices, strict=True)):
         levels = np.flatnonzero(own[k].any(axis=(1, 2)))
         if len(levels) > p or not set(parameters.natural_names[where]).isdisjoint(held):
             continue

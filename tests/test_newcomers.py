@@ -211,3 +211,10 @@ def test_new_rows_without_the_group(table):
     with pytest.raises(slm.DataError, match="'g' is the index of the table"):
         fit.predict(table.set_index("g"))
     np.testing.assert_allclose(fit.predict(new, re=False), fit.fixef["Intercept"] + fit.fixef["x"] * new.x, rtol=1e-12)
+
+
+def test_many_responses_refuse_what_one_refuses(table):
+    for formula in ("~ h + (1 | h) + (1 | g)", "~ h + (x | h)"):
+        with pytest.raises(slm.ModelError, match="the fixed effects contain"):
+            slm.lmm_many(formula, table, table[["y", "z"]])
+    assert slm.lmm_many("~ h + (1 | h) + (1 | g)", table, table[["y", "z"]], reml=False).converged.all()
