@@ -104,8 +104,13 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 
+_MODULES = ("closed_form", "inference", "plots", "structures")
+
+
 def __getattr__(name: str) -> Any:
-    """A public name, from the module that it lives in."""
+    """A public name, from the module that it lives in, or a module that people use by its name, as `slm.plots`."""
+    if name in _MODULES:
+        return import_module(f".{name}", __name__)
     if name not in _HOME:
         raise AttributeError(f"module 'sparselmm' has no attribute '{name}'")
     globals()[name] = value = getattr(import_module(_HOME[name], __name__), name)
@@ -113,4 +118,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    own = (name for name in globals() if name.startswith("__"))
+    return sorted({*own, *__all__, *_MODULES})

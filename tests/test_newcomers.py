@@ -1,6 +1,8 @@
 """What people try in their first hour, and what they are told."""
 
 import html
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -218,3 +220,10 @@ def test_many_responses_refuse_what_one_refuses(table):
         with pytest.raises(slm.ModelError, match="the fixed effects contain"):
             slm.lmm_many(formula, table, table[["y", "z"]])
     assert slm.lmm_many("~ h + (1 | h) + (1 | g)", table, table[["y", "z"]], reml=False).converged.all()
+
+
+def test_a_tab_shows_public_names_and_modules():
+    shown = [name for name in dir(slm) if not name.startswith("_")]
+    assert set(shown) == {*slm.__all__, "closed_form", "inference", "plots", "structures"}
+    code = "import sparselmm as slm; assert callable(slm.plots.caterpillar) and callable(slm.closed_form.nested)"
+    subprocess.run([sys.executable, "-c", code], check=True)
