@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy.linalg as sla
 import scipy.sparse as sp
 
 from .._errors import EngineError, ModelError
@@ -32,6 +33,7 @@ MATRICES = 4.0  # q x q at the peak
 COLUMNS = 64  # solved at once, with one BLAS thread: 1.2 s on InstEval, all 4,114 together 6.8 s, with two threads 14 s
 GENERIC = 1.37  # a theta of no special kind: 1.37, 2.37, ...
 FLAT = 1e-10  # eigenvalues of the information, scaled to a unit diagonal, below this: components without meaning
+ROUNDING = 1e-10  # of an entry of order one
 NEAR_TWO, NEAR_ZERO = 0.01, 1e-10  # as pbkrtest: no scaling at so few degrees of freedom; rounding in V0 and V1
 
 
@@ -173,8 +175,21 @@ def linear_components(likelihood: Likelihood, k: int) -> FloatArray:
             f"Kenward-Roger needs a covariance that is linear in its parameters; that of "
             f"{likelihood.spec.terms[k].describe()} is not; ddf='satterthwaite' has no such condition"
         )
-    basis = likelihood.bases[k]
-    return basis @ Vt[: structure.n_params].reshape(-1, r, r) @ basis.T
+    return _in_basis(Vt[: structure.n_params], likelihood.bases[k])
+
+
+def _in_basis(span: FloatArray, basis: FloatArray) -> FloatArray:
+    """Rows of span (c, r^2) in another basis of the effects, orthonormal there, (c, r, r).
+
+    One entry of the matrices after another first: mixed, those of effects of the size 1e9 would drown the others.
+    """
+    pivots = sla.qr(span, mode="r", pivoting=True)[1][: len(span)]
+    entries = np.linalg.solve(span[:, pivots], span)
+    entries[np.abs(entries) < ROUNDING] = 0.0
+    E = basis @ entries.reshape(-1, *basis.shape) @ basis.T
+    size = np.abs(E).max(axis=(1, 2), initial=0.0)[:, None]
+    flat = E.reshape(len(E), -1)
+    return np.asarray(np.linalg.qr((flat / size).T)[0]).T.reshape(E.shape)
 
 
 def _components(at: Factorised) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -22,3 +22,16 @@ def test_errors_do_not_depend_on_the_units_of_a_slope(unit, extra):
     expected, found = (fit.varpar_se for fit in fits)
     found["sd_x|g"] *= unit
     pd.testing.assert_series_equal(found, expected, rtol=1e-5)  # two searches; curved ones by differences
+
+
+@pytest.mark.parametrize(("unit", "origin"), [(1e9, 0.0), (1e-9, 0.0), (1e6, 1.6e9)])
+def test_kenward_roger_does_not_depend_on_the_units_of_a_slope(unit, origin):
+    """Degrees of freedom were 85 for 11 with x times 1e9. The last: seconds since 1970, and random slopes of them."""
+    rng = np.random.default_rng(1)
+    g, x = np.repeat(np.arange(12), 8), rng.normal(size=96)
+    y = 1 + x + rng.normal(size=12)[g] * (1 + 0.7 * x) + rng.normal(size=96)
+    tables = [pd.DataFrame({"y": y, "x": c, "g": g}) for c in (x, origin + unit * x)]
+    rows, columns = ["x"] if origin else ["Intercept", "x"], ["df", "t", "p_value"]
+    fits = [slm.lmm("y ~ x + (x | g)", table) for table in tables]
+    expected, found = (fit.coef_table("kenward-roger").loc[rows, columns] for fit in fits)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
