@@ -52,13 +52,13 @@ def predict(
     means = [rows.mean(beta, multi.effects(t)) for t, beta in enumerate(B)]
     if not se and interval is None:
         return _table(newdata, dict(zip(multi.traits, means, strict=True)))
-    uncertain, half = _Uncertainty.of(multi), -ndtri(0.5 - 0.5 * level)
+    half, there = -ndtri(0.5 - 0.5 * level), np.flatnonzero(np.isfinite(means[0]))
+    variances = _Uncertainty.of(multi).variances(rows, there)
     rest = _residual_variances(multi, newdata) if interval == "prediction" else np.zeros((1, len(B)))
     for t, (trait, mean) in enumerate(zip(multi.traits, means, strict=True)):
-        variance = uncertain.variances(rows, mean, t)
-        out |= {trait: mean, f"{trait}_se": np.sqrt(variance)}
+        out |= {trait: mean, f"{trait}_se": np.sqrt(variances[:, t])}
         if interval is not None:
-            width = half * np.sqrt(variance + rest[:, t])
+            width = half * np.sqrt(variances[:, t] + rest[:, t])
             out |= {f"{trait}_lower": mean - width, f"{trait}_upper": mean + width}
     return _table(newdata, out)
 
@@ -76,16 +76,20 @@ class _Uncertainty:
     def of(cls, multi: "MultiFit") -> "_Uncertainty":
         return cls(multi, Posterior.of(multi.fit), factors(multi.fit), _facts(multi))
 
-    def variances(self, rows: PredictionRows, mean: FloatArray, t: int) -> FloatArray:
-        """Of the means of trait t, (n,), in its units squared; NaN where the mean is."""
-        multi, out = self.multi, np.full(len(mean), np.nan)
-        there = np.flatnonzero(np.isfinite(mean))
-        seen = rows.at(there)
-        Z = [_effects(multi, seen, j, t) for j in range(len(multi.stacked.source))]
+    def variances(self, rows: PredictionRows, there: IntArray) -> FloatArray:
+        """Of the means of all traits in the rows that are there, (n, T), in units squared; NaN elsewhere.
+
+        All traits at once: one selected inverse serves them.
+        """
+        multi, T = self.multi, len(self.multi.traits)
+        seen, out = rows.at(there), np.full((rows.X.shape[0], T), np.nan)
+        loads = [[_effects(multi, seen, j, t) for t in range(T)] for j in range(len(multi.stacked.source))]
+        Z = [None if each[0] is None else sp.csr_array(sp.vstack(each, format="csr")) for each in loads]
+        X = sp.csr_array(sp.vstack([_columns(multi, seen.X, t) for t in range(T)], format="csr"))
         with blas_threads(multi.fit.likelihood.flops):
-            out[there] = error_variances(self.posterior, _columns(multi, seen.X, t), Z)
-        out[there] += self._fresh(seen, t)
-        return np.asarray(out * (multi.fit.sigma * multi.stacked.scale[t]) ** 2)
+            out[there] = error_variances(self.posterior, X, Z).reshape(T, len(there)).T
+        out[there] += np.column_stack([self._fresh(seen, t) for t in range(T)])
+        return np.asarray(out * (multi.fit.sigma * multi.stacked.scale) ** 2)
 
     def _fresh(self, rows: PredictionRows, t: int) -> FloatArray:
         """z G z' of levels that the fit does not have, over sigma^2, (n,)."""
