@@ -121,6 +121,8 @@ def stack(
     index = _free_name(table.columns)
     text = f"{index} ~ {_right_side(formula)}"
     wide = build_spec(text, table.with_row_index(index), weights=weights, context=context)
+    for name in set(names) & set(wide.fixed_names):
+        raise FormulaError(f"trait '{name}' is a covariate too, and would explain itself: take it out of the formula")
     if wide.offset is not None:
         raise FormulaError("offset() would be taken off every trait: take it off the traits that it belongs to")
     rows = rows[wide.y.astype(np.int64)]

@@ -79,6 +79,7 @@ def test_no_record_has_a_trait():
     [
         ("t0 ~ x + (1 | herd)", slm.FormulaError, "the responses are the traits, not 't0': write '~ x"),
         (3, slm.FormulaError, "a formula is a string"),
+        ("~ x + t1 + (1 | herd)", slm.FormulaError, "trait 't1' is a covariate too, and would explain itself"),
         ("~ x + offset(x) + (1 | herd)", slm.FormulaError, "offset.. would be taken off every trait"),
         ("~ x + (1 | herb)", slm.DataError, "column 'herb' is not in the table.*did you mean 'herd'"),
         ("~ x + cs(1 + x | herd)", slm.ModelError, r"write \(1 \+ x \| g\) or \(1 \+ x \|\| g\)"),

@@ -23,6 +23,7 @@ NLME_RTOL = 1e-4  # standard deviations: nlme stops within 1e-8 of its likelihoo
 BLUP_RTOL = 1e-6  # BLUPs at estimates that agree to 1e-9, V of condition 1e3 inverted
 SCORE_ATOL = 1e-3  # central differences with step 1e-4 of a dense criterion, of 1e3 with rounding 1e-11
 SAME_RTOL = 1e-7  # two searches: each ends within 1e-5 standard errors of the optimum
+AVERAGE_RTOL = 1e-5  # differences of step 1e-6 through theta -> G
 OBSERVED_RTOL = 0.03  # standard errors: average information beside observed, 240 records
 
 PAIR, ANIMAL = ["t0", "t1"], "~ x + (1 | herd) + ped(1 | animal, P)"
@@ -229,6 +230,23 @@ def test_errors_and_intervals_of_predictions(formula):
         half = 1.6448536269514722 * np.sqrt(variance + fit.R.loc[name, name] / new.w)
         np.testing.assert_allclose(interval[f"{name}_upper"] - mean, half, rtol=BLUP_RTOL)
         np.testing.assert_allclose(mean - interval[f"{name}_lower"], half, rtol=BLUP_RTOL)
+
+
+@pytest.mark.parametrize("term", ["rw1(0 + time)", "ar1(0 + time | herd)", "(1 + x | herd) + ped(1 | animal, P)"])
+def test_errors_of_predictions_are_those_of_the_rows_below_each_other(term):
+    """The inner fit finds its own rows without being told of traits."""
+    table, P = herd(n=160, traits=2, missing=0.2)
+    table = table.assign(time=np.arange(len(table)) % 20)
+    fit = slm.lmm_multi(["t1", "t0"], f"~ x + {term}", table, context={"P": P})
+    inner = fit.fit.predict(se=True)
+    cells = fit.stacked.spec.y.size
+    record, trait = np.nonzero(fit.stacked.present[:, list(fit.stacked.order)])
+    found = fit.predict(table.iloc[fit.stacked.rows], se=True)
+    names = [fit.traits[t] for t in np.asarray(fit.stacked.order)[trait]]
+    for column, key in (("", "fit"), ("_se", "se")):
+        values = [found[name + column].iloc[i] / fit.scale[name] for i, name in zip(record, names, strict=True)]
+        assert len(values) == cells
+        np.testing.assert_allclose(values, inner[key], rtol=BLUP_RTOL, atol=1e-9)
 
 
 def test_predictions_that_cannot_be_made_say_so():
@@ -454,6 +472,23 @@ def test_standard_errors_beside_the_observed_information():
     errors = [fit.G_se("herd"), fit.G_se("animal"), fit.R_se]
     found = [errors[m].to_numpy()[i, j] for m, i, j in at]
     np.testing.assert_allclose(found[3:], np.sqrt(np.diag(cov))[3:], rtol=OBSERVED_RTOL)
+
+
+@pytest.mark.parametrize("reml", [True, False])
+def test_standard_errors_are_those_of_average_information(reml):
+    """All of G and R: inverse of y'P V_i P V_j P y / 2, V_i = dV by each covariance, dense (Gilmour et al. 1995)."""
+    fit, dense = fitted(reml, n=240, missing=0.1, per_animal=2), oracle(n=240, missing=0.1, per_animal=2)
+    matrices = [fit.G("herd").to_numpy(), fit.G("animal").to_numpy(), fit.R.to_numpy()]
+    P = naive.projection(dense.X, dense.V(matrices[:2], matrices[2]))
+    Py, F = P @ dense.y, []
+    at = [(m, i, j) for m in range(3) for i, j in zip(*np.triu_indices(2), strict=True)]
+    for m, i, j in at:
+        units = np.zeros((3, 2, 2))
+        units[m, i, j] = units[m, j, i] = 1.0
+        F.append(dense.V(units[:2], units[2]) @ Py)
+    expected = np.sqrt(np.diag(np.linalg.inv(np.array(F) @ P @ np.array(F).T / 2)))
+    errors = [M.to_numpy() for M in (fit.G_se("herd"), fit.G_se("animal"), fit.R_se)]
+    np.testing.assert_allclose([errors[m][i, j] for m, i, j in at], expected, rtol=AVERAGE_RTOL)
 
 
 def test_derived_quantities_by_hand():
