@@ -14,6 +14,7 @@ from .._typing import AnyArray, FloatArray, IntArray
 from .codes import counting_sort, number_pairs
 
 LARGEST = 2**53  # integers beyond it are not told apart by floats
+TOO_CLOSE = 1e-10  # of the span: entries 1/gap of a precision then leave the criterion six digits
 MANY_STATES, STATES_PER_ROW = 1_000_000, 50  # beyond both, the times are hardly meant as a grid
 
 
@@ -90,6 +91,16 @@ def series_gaps(times: FloatArray, lengths: IntArray) -> tuple[IntArray, FloatAr
             "distinct_states(times, series, n_series) sorts them and joins equal ones"
         )
     return later, gaps
+
+
+def check_close(gaps: FloatArray, span: float, word: str) -> None:
+    """DataError where a gap is rounding to the times, or as good as: entries of Q are 1/gap, and cancel."""
+    if gaps.min() < TOO_CLOSE * span:
+        digits = max(0, int(np.ceil(6 - np.log10(span))))
+        raise DataError(
+            f"{word}: two times are {gaps.min():.3g} apart where they span {span:.6g}: the same but for rounding. Round "
+            f"the times, to {digits} decimals for instance: equal times share a state"
+        )
 
 
 def checked_lengths(lengths: Any, order: int, word: str) -> IntArray:

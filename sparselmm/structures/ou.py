@@ -6,7 +6,7 @@ import numpy as np
 
 from .._errors import ModelError
 from .._typing import FloatArray, IntArray
-from ..kernels.series import band_pattern, checked_lengths, series_gaps
+from ..kernels.series import band_pattern, check_close, checked_lengths, series_gaps
 from .limits import Bounds, exp_or_limit, log_or_bound, rate_bounds
 
 
@@ -19,7 +19,7 @@ class OU:
         Q[j, j] = 1 + w_j + w_{j+1},   Q[j, j-1] = -s_j,   w = f^2/(1-f^2) = 1/expm1(2 kappa d),
         log|Q| = -sum log(1 - f^2),    s = f/(1-f^2) = 1/(2 sinh(kappa d)),
 
-    w_j = 0 where there is no gap (the ends). Errors: DataError for times that do not increase, or no gap at all.
+    w_j = 0 where there is no gap (the ends). Errors: DataError for times that do not increase or differ by rounding, or no gap at all.
     """
 
     n_params = 1
@@ -32,6 +32,7 @@ class OU:
         self.lengths = checked_lengths(lengths, 1, "ou")
         self.n_levels = len(self.times)
         self._later, self.gaps = series_gaps(self.times, self.lengths)
+        check_close(self.gaps, float(np.ptp(self.times)), "ou")
 
     def names(self, effect: str, group: str) -> tuple[str, ...]:
         return (f"log_kappa_{effect}|{group}",)

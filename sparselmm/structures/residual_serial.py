@@ -15,6 +15,7 @@ import numpy as np
 from .._errors import DataError, EngineError, ModelError
 from .._typing import FloatArray, IntArray
 from ..kernels.chains import markov_product
+from ..kernels.series import TOO_CLOSE
 from .limits import Bounds, arctanh_or_bound, correlation_bounds, exp_or_limit, log_or_bound, rate_bounds, tanh_or_limit
 
 NO_LINK = -1
@@ -56,7 +57,7 @@ class _Serial:
     def _check_gaps(self, gap: FloatArray, labels: Sequence[Any] | None) -> None:
         if not len(gap):
             raise ModelError(f"residual {self.label}: no series has two rows, so there is no correlation to estimate")
-        twice = np.flatnonzero(gap == 0.0)
+        twice = np.flatnonzero(gap <= TOO_CLOSE * np.ptp(self.time))  # as good as equal: 1 - c^2 would be rounding
         if len(twice):
             row = self.later[twice[0]]
             name = int(self.series[row]) if labels is None else labels[self.series[row]]

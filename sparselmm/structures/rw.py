@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from .._errors import DataError
 from .._typing import FloatArray, IntArray
-from ..kernels.series import band_pattern, checked_lengths, places, series_gaps
+from ..kernels.series import band_pattern, check_close, checked_lengths, places, series_gaps
 from .fixed import FixedPrecision
 
 CLOSEST = 1e4  # gaps to a span: with entries of Q, 1/gap^3, up to 1e10 the deviance is good to 1e-7 of its size
@@ -31,6 +31,7 @@ class RW1(FixedPrecision):
         self.lengths = checked_lengths(lengths, 1, "rw1")
         self.times = np.asarray(times, dtype=np.float64)
         later, d = series_gaps(self.times, self.lengths)
+        check_close(d, float(np.ptp(self.times)), "rw1")
         values = band_values(self.lengths, later, np.array([[-1.0], [1.0]]), 1 / d)
         logdet = np.log(self.lengths).sum() - np.log(d).sum()
         super().__init__(band_pattern(self.lengths, 1), values, logdet, null_dim=len(self.lengths))

@@ -7,6 +7,8 @@ import scipy.linalg
 from sparselmm._errors import DataError, ModelError
 from sparselmm.structures.ar1 import AR1
 from sparselmm.structures.ou import OU
+from sparselmm.structures.residual_serial import OUResidual
+from sparselmm.structures.rw import RW1
 
 from .precisions import DENSE, check, dense
 
@@ -83,3 +85,13 @@ def test_series_of_one_time_each_are_refused():
 def test_times_that_do_not_increase_are_refused():
     with pytest.raises(DataError, match="increase"):
         OU([1.0, 1.0], [2])
+
+
+def test_times_that_differ_by_rounding_are_refused():
+    """0.1 + 0.2 beside 0.3: equations that were not positive definite, at 1/gap = 2e16."""
+    with pytest.raises(DataError, match="ou: two times are 5.55e-17 apart where they span 0.9: .* to 7 decimals"):
+        OU([0.1, 0.3, 0.1 + 0.2, 1.0], [4])
+    with pytest.raises(DataError, match="rw1: two times are"):
+        RW1([0.1, 0.3, 0.1 + 0.2, 1.0], [4])
+    with pytest.raises(DataError, match="residual ou.*two rows have the time 0.3"):
+        OUResidual([0.1, 0.3, 0.1 + 0.2, 1.0])
