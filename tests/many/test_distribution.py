@@ -18,6 +18,7 @@ from tests.many.references import ONE, responses, samples
 from tests.scanning.simulated import study
 
 SAME = 1e-12  # a worker's BLAS has other threads: sums in another order
+WAIT = 90  # seconds for a new worker: on a machine that others use, 20 were too few
 AT_ROUNDING = 1e-11  # of a scaled gradient after a last step of Newton's
 KINDS = {
     "one ratio": (ONE, {}),
@@ -41,7 +42,7 @@ def Y():
 def client():
     distributed = pytest.importorskip("distributed")
     with (
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster,
         distributed.Client(cluster) as client,
     ):
         yield client
@@ -102,7 +103,7 @@ def test_a_worker_that_is_killed_at_work_changes_nothing(Y, client, tmp_path, mo
     found = slm.lmm_many(ONE, samples(), Y, block=3, client=client)
     assert (tmp_path / "killed").exists()
     assert_same(found, expected, SAME)
-    client.wait_for_workers(2, timeout=20)
+    client.wait_for_workers(2, timeout=WAIT)
     assert before - set(client.run(os.getpid).values())
 
 
@@ -122,7 +123,7 @@ def test_a_scan_whose_worker_is_killed_halfway(client, tmp_path):
     found = slm.scan(fit, blocks(), samples=data.ids, sample="id", client=client, out=folder).table
     pd.testing.assert_frame_equal(found, expected, rtol=SAME, atol=SAME)
     assert len(list(folder.glob("part-*.parquet"))) == 10
-    client.wait_for_workers(2, timeout=20)
+    client.wait_for_workers(2, timeout=WAIT)
 
 
 @pytest.mark.parametrize("block", [1, 7, 1000])
