@@ -19,6 +19,7 @@ from .structures.limits import at_bounds
 from .terms import RandomTerm
 
 EXACT = 1e-10  # sums of squares below this part of those without random effects, and still falling, are none
+COLLINEAR = 1e-6  # eigenvalue of the correlations of a term's effects: below it rounding would look like WITHIN
 WITHIN = 1e-12  # of an effect's sum of squares: what rounding leaves of it beside fixed effects that contain it
 
 
@@ -122,12 +123,20 @@ def check_apart(
             continue
         size, along = own[k].sum(axis=0), products.Zxy[k][levels, :, :p]
         part = np.einsum("lrp,pq,lsq->rs", along, np.linalg.inv(products.xy[:p, :p]), along)
-        if np.linalg.eigvals(np.linalg.solve(size, size - part)).real.min() < WITHIN:
+        if _least_left(size, part) < WITHIN:
             raise ModelError(
                 f"{term.describe()}: the fixed effects contain {'it' if term.n_effects == 1 else 'effects of it'} in "
                 "every level, so that REML says nothing of its variance. Drop it, or these fixed effects (by ML, "
                 "reml=False, such a variance is zero), or hold its parameters with fixed="
             )
+
+
+def _least_left(size: FloatArray, part: FloatArray) -> float:
+    """Least eigenvalue of size - part relative to size (r, r), over directions in which effects are not collinear."""
+    scale = 1.0 / np.sqrt(np.diag(size))
+    d, V = np.linalg.eigh(scale[:, None] * size * scale)
+    root = scale[:, None] * V[:, d > COLLINEAR] / np.sqrt(d[d > COLLINEAR])
+    return float(np.linalg.eigvalsh(root.T @ (size - part) @ root)[0])
 
 
 def _start(likelihood: Likelihood | DenseLikelihood, start: FloatArray | None, reml: bool) -> tuple[FloatArray, int]:

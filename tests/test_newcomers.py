@@ -227,3 +227,12 @@ def test_a_tab_shows_public_names_and_modules():
     assert set(shown) == {*slm.__all__, "closed_form", "inference", "plots", "structures"}
     code = "import sparselmm as slm; assert callable(slm.plots.caterpillar) and callable(slm.closed_form.nested)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_collinear_effects_of_few_levels_beside_many_columns(table):
+    """(1 + one | b), one constant: the model of (1 | b), whose variance the two effects share."""
+    few = table.assign(one=1.0, b=table.g % 3)
+    twice, once = (slm.lmm(f"y ~ h * z + ({left} | b)", few, reml=True) for left in ("one", "1"))
+    np.testing.assert_allclose(twice.deviance, once.deviance, rtol=1e-9)
+    with pytest.raises(slm.ModelError, match="contain effects of it"):
+        slm.lmm("y ~ C(b) + (one | b)", few)
