@@ -98,8 +98,8 @@ def check_close(gaps: FloatArray, span: float, word: str) -> None:
     if gaps.min() < TOO_CLOSE * span:
         digits = max(0, int(np.ceil(6 - np.log10(span))))
         raise DataError(
-            f"{word}: two times are {gaps.min():.3g} apart where they span {span:.6g}: the same but for rounding. Round "
-            f"the times, to {digits} decimals for instance: equal times share a state"
+            f"{word}: two times are {gaps.min():.3g} apart where they span {span:.6g}: the same but for rounding. "
+            f"Round the times, to {digits} decimals for instance: equal times share a state"
         )
 
 

@@ -19,7 +19,8 @@ class OU:
         Q[j, j] = 1 + w_j + w_{j+1},   Q[j, j-1] = -s_j,   w = f^2/(1-f^2) = 1/expm1(2 kappa d),
         log|Q| = -sum log(1 - f^2),    s = f/(1-f^2) = 1/(2 sinh(kappa d)),
 
-    w_j = 0 where there is no gap (the ends). Errors: DataError for times that do not increase or differ by rounding, or no gap at all.
+    w_j = 0 where there is no gap (the ends). Errors: DataError for times that do not increase or differ by rounding,
+    or no gap at all.
     """
 
     n_params = 1
