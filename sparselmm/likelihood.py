@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.linalg as sla
 import scipy.sparse as sp
 
 from ._errors import EngineError, ModelError
@@ -23,6 +22,7 @@ from .engines import Engine, make_engine, sparse_pattern
 from .engines.threads import by_pieces, row_pieces
 from .equations import CrossProducts, Equations, destinations
 from .kernels.blocks import half_moment
+from .kernels.triangular import solve_lower
 from .marginal import Marginal
 from .parameters import Parameters
 from .residual_score import SolvedEquations, residual_score, residual_variates
@@ -203,8 +203,8 @@ class Likelihood:
             RX = np.linalg.cholesky(S[:p, :p])
         except np.linalg.LinAlgError as error:
             raise EngineError("X'V^-1X is not positive definite at these parameters") from error
-        half = sla.solve_triangular(RX, S[:p, p], lower=True)
-        beta = sla.solve_triangular(RX, half, lower=True, trans="T")
+        half = solve_lower(RX, S[:p, p])
+        beta = solve_lower(RX, half, transposed=True)
         r2 = float(S[p, p] - half @ half)
         return Solution(theta, products, T, E, RX, beta, E[:, p] - E[:, :p] @ beta, r2, self.engine.logdet())
 
@@ -328,7 +328,7 @@ class Likelihood:
 
     def _fixed_part(self, solution: Solution) -> FloatArray:
         """N (q, p) with (C^-1)_vv = M^-1 + N N'."""
-        return solution.E[:, :-1] @ sla.solve_triangular(solution.RX, np.eye(len(solution.RX)), lower=True).T
+        return solution.E[:, :-1] @ solve_lower(solution.RX, np.eye(len(solution.RX))).T
 
     def _selected(self, solution: Solution, reml: bool) -> "Selected":
         """(rows, cols) on the pattern -> entries of M^-1: all of them at once where they are asked for again.
@@ -367,7 +367,7 @@ class Likelihood:
         if self.parameters.residual is not None:
             self._add_residual_variates(solution, c, F, g, gram, cross)
         a = self.equations.scaled(solution.T, F, count)
-        t = sla.solve_triangular(solution.RX, g - solution.E[:, :p].T @ a, lower=True)
+        t = solve_lower(solution.RX, g - solution.E[:, :p].T @ a)
         self._factorize(solution.theta, solution.products, solution.T)
         return (gram - a.T @ self.engine.solve(a) - t.T @ t) / sigma2, cross / sigma2
 
@@ -450,9 +450,7 @@ class Likelihood:
         """Diagonal of `vcov`, (p,), without the rest of it."""
         solution, fixed = self.solution(theta), self.products.fixed
         if fixed.diffuse is None:  # R^-1 (RX RX')^-1 R^-T, without a column for every random effect
-            half = sla.solve_triangular(
-                solution.RX, sla.solve_triangular(fixed.R, np.eye(fixed.p), trans="T"), lower=True
-            )
+            half = solve_lower(solution.RX, solve_lower(fixed.R.T, np.eye(fixed.p)))
             return np.asarray(sigma**2 * (half**2).sum(axis=0))
         sparse, dense = fixed.n_sparse, len(self.kept) - fixed.n_sparse
         K = self.coefficients.functionals(np.eye(dense, len(self.kept)), (), self._own_factors(solution.theta))

@@ -131,7 +131,8 @@ def parallel(kernel: Callable[..., Any], bounds: IntArray, *args: Any) -> list[A
 
 def row_pieces(n: int) -> IntArray:
     """Bounds of pieces of n rows for kernels that take a few nanoseconds a row."""
-    return np.linspace(0, n, int(np.clip(n // ROWS, 1, MOST_PIECES // 4)) + 1).astype(np.int64)
+    count = min(max(n // ROWS, 1), MOST_PIECES // 4)
+    return np.arange(count + 1) * n // count
 
 
 def by_pieces(kernel: Callable[..., Any], bounds: IntArray, *args: Any) -> list[Any]:

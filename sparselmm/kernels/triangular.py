@@ -1,8 +1,20 @@
-"""Back substitution with the transpose of a sparse Cholesky factor."""
+"""Substitution with Cholesky factors: small dense ones, and the transpose of a sparse one."""
 
+import numpy as np
 from numba import njit
+from scipy.linalg.lapack import dtrtrs
 
 from .._typing import FloatArray, IntArray
+
+
+def solve_lower(L: FloatArray, B: FloatArray, *, transposed: bool = False) -> FloatArray:
+    """L^-1 B, or L^-T B: L (p, p) lower triangular, B (p,) or (p, c). What is around LAPACK in SciPy takes longer."""
+    if not B.size:
+        return np.zeros(B.shape)
+    out, info = dtrtrs(L.T, B, lower=0, trans=int(not transposed))
+    if info:
+        raise np.linalg.LinAlgError(f"a triangular matrix has a zero in row {info} of its diagonal")
+    return np.asarray(out)
 
 
 @njit(cache=True)
