@@ -14,7 +14,7 @@ from .._typing import AnyArray, FloatArray, IntArray
 from .codes import counting_sort, number_pairs
 
 LARGEST = 2**53  # integers beyond it are not told apart by floats
-TOO_CLOSE = 1e-10  # of the span: entries 1/gap of a precision then leave the criterion six digits
+TOO_CLOSE = 1e-13  # of the span: rounding of the times; a million random times of one series stay apart by more
 MANY_STATES, STATES_PER_ROW = 1_000_000, 50  # beyond both, the times are hardly meant as a grid
 
 
