@@ -212,8 +212,9 @@ def _at_edge(evaluate: Evaluate, chart: Chart, optimum: Optimum, options: Option
             free = ~(at_bounds(x, chart.bounds()) | chart.idle(x))
             norm = scaled_gradient(gradient[free], hessian[np.ix_(free, free)])
             if norm <= max(options.tolerance, optimum.gradient_norm):
+                converged = optimum.converged or norm <= options.tolerance
                 return replace(
                     optimum, x=x, value=point.value, gradient=gradient, hessian=hessian, gradient_norm=norm,
-                    converged=norm <= options.tolerance, message="converged",
+                    converged=converged, message="converged" if converged else optimum.message,
                 )  # fmt: skip
     return optimum

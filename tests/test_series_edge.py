@@ -182,3 +182,13 @@ def test_correlation_is_not_searched_where_the_variance_is_zero():
     assert fit.converged and fit.varpar["sd_ou(t)|g"] == 0.0 and fit.n_iter <= MOST_ITERATIONS
     assert fit.deviance == pytest.approx(slm.lmm("y ~ x", data).deviance, rel=DEVIANCE_RTOL)
     assert "kappa_ou(t)|g = " not in next(line for line in fit.summary().split("\n") if line.startswith("Singular"))
+
+
+def test_a_search_that_ended_elsewhere_does_not_say_that_it_converged():
+    """Twelve rows with a state each: sigma goes to zero, and a variance of zero is no worse."""
+    rng = np.random.default_rng(6)
+    data = pd.DataFrame({"y": rng.normal(size=12), "x": rng.normal(size=12), "t": np.tile(np.arange(3), 4)})
+    data = data.assign(g=np.repeat([0, 1], 6), f=np.tile(np.repeat([0, 1], 3), 2))
+    with pytest.warns(slm.SparselmmWarning, match="did not converge: no further decrease"):
+        fit = slm.lmm("y ~ x + ar1(0 + t | g/f)", data)
+    assert not fit.converged
