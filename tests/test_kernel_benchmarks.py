@@ -44,7 +44,7 @@ def test_an_engine_or_a_kernel_can_be_measured(monkeypatch, made, params):
 def test_every_module_of_kernels_and_engines_has_a_benchmark():
     covered = {name for c in CLASSES for name in c.covers} | set(ELSEWHERE)
     found = {path.stem for part in ("kernels", "engines") for path in (PACKAGE / part).glob("*.py")}
-    assert found - {"__init__"} == covered
+    assert found - {"__init__", "memory"} == covered  # which reads what the system says
 
 
 def test_asv_can_import_every_benchmark():
