@@ -12,7 +12,7 @@ import scipy.linalg as sla
 
 from ._typing import FloatArray
 from .designs import Design
-from .engines.threads import by_pieces, row_pieces
+from .engines.threads import by_pieces, parallel, row_pieces
 from .fixed import RANK_TOLERANCE, FixedDesign, fixed_design
 from .kernels import columns as kernels
 from .terms import ModelSpec
@@ -69,7 +69,7 @@ class Centred:
 
     def _turn(self, rows: FloatArray) -> None:
         """The first p columns of rows (., p+1) times R^-1, in place."""
-        rows[:, :-1] = sla.solve_triangular(self.R, rows[:, :-1].T, trans="T").T
+        parallel(kernels.divide_rows, row_pieces(len(rows)), np.ascontiguousarray(self.R), rows)
 
 
 def with_basis(spec: ModelSpec, weights: FloatArray) -> Stored:

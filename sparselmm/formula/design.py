@@ -20,6 +20,7 @@ from formulaic.utils.stateful_transforms import stateful_eval
 
 from .._errors import DataError, SparselmmError, SparselmmWarning
 from .._typing import FloatArray, IntArray
+from ..engines.threads import parallel, row_pieces
 from ..terms import split_columns
 from .table import kind_of
 from .tokens import Expr
@@ -118,10 +119,14 @@ def _plain_columns(spec: formulaic.ModelSpec, frame: pd.DataFrame) -> FloatArray
         if part.columns:
             parts.append((slice(place, place + len(part.columns)), _plain_values(part, spec, frame)))
         place += len(part.columns)
-    for first in range(0, len(out), SLAB):
-        rows = slice(first, first + SLAB)
-        for columns, values in parts:
-            out[rows, columns] = values(rows)
+
+    def fill(begin: int, end: int) -> None:
+        for first in range(begin, end, SLAB):
+            rows = slice(first, min(first + SLAB, end))
+            for columns, values in parts:
+                out[rows, columns] = values(rows)
+
+    parallel(fill, row_pieces(len(out)))
     return out
 
 

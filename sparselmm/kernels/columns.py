@@ -146,6 +146,17 @@ def _dot(a: FloatArray, b: FloatArray) -> float:
 
 
 @njit(cache=True, nogil=True)
+def divide_rows(begin: int, end: int, R: FloatArray, rows: FloatArray) -> None:
+    """The first p columns of rows begin ... end-1 times R^-1, in place; R (p, p) upper triangular."""
+    for i in range(begin, end):
+        for j in range(len(R)):
+            left = rows[i, j]
+            for k in range(j):
+                left -= rows[i, k] * R[k, j]
+            rows[i, j] = left / R[j, j]
+
+
+@njit(cache=True, nogil=True)
 def centred_gram(
     begin: int, end: int, X: FloatArray, shift: FloatArray, y: FloatArray, weights: FloatArray
 ) -> FloatArray:

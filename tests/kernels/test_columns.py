@@ -52,6 +52,16 @@ def test_distance_to_one(X):
     assert kernels.distance_to_one(0, N, X, used, some) == pytest.approx(np.abs(X[:, used] @ some - 1).max(), rel=RTOL)
 
 
+def test_divide_rows():
+    rng = np.random.default_rng(3)
+    R, rows = np.triu(rng.normal(size=(4, 4))) + 3 * np.eye(4), rng.normal(size=(9, 5))
+    out = rows.copy()
+    kernels.divide_rows(2, 7, R, out)
+    close(out[2:7, :4] @ R, rows[2:7, :4])
+    np.testing.assert_array_equal(np.delete(out, np.s_[2:7], axis=0), np.delete(rows, np.s_[2:7], axis=0))
+    np.testing.assert_array_equal(out[:, 4], rows[:, 4])
+
+
 def test_gram(X, weights):
     close(kernels.gram(0, N, X, weights[0]), X.T @ (weights[1][:, None] * X))
 
