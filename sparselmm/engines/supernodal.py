@@ -113,6 +113,13 @@ class Supernodal:
         solve_upper(self._panels, self._blas, self._values, flat, count, piece)
         return x[self._place]
 
+    def squares(self, right: FloatArray) -> FloatArray:
+        """Diagonal of right' M^-1 right, (k,), of right (q, k): half of the work of `solve`; any thread may call it."""
+        x = np.ascontiguousarray(right[self._perm], dtype=np.float64)
+        piece = np.empty(self._panels.size.max(initial=0) * x.shape[1])
+        solve_lower(self._panels, self._blas, self._values, x.reshape(-1), x.shape[1], piece)
+        return np.asarray(np.einsum("qk,qk->k", x, x))
+
     def logdet(self) -> float:
         return self._logdet
 

@@ -259,7 +259,7 @@ def _upper_by_loops(top: int, width: int, below: IntArray, panel: FloatArray, x:
             x[(top + j) * c + r] /= column[j]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def solve_lower(P: Panels, b: Blas, values: FloatArray, x: FloatArray, c: int, piece: FloatArray) -> None:
     """x = L^-1 x, flat (q c,), rows of length c: to BLAS the columns of a (c, q) matrix."""
     for s in range(len(P.size)):

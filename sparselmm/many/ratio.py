@@ -7,9 +7,10 @@ here 1e-11, whatever the eigenvalues. The piece next to phi = 0 is one of phi it
 responses; pieces are made where some response needs them; each response then ends at its own optimum.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import scipy.linalg as sla
@@ -17,7 +18,7 @@ from numpy.polynomial.chebyshev import chebder, chebval
 from scipy.sparse.linalg import LinearOperator, eigsh
 
 from .._typing import BoolArray, FloatArray, IntArray
-from ..engines.threads import blas_threads
+from ..engines.threads import blas_threads, parallel
 from ..likelihood import Likelihood
 from .degrees import satterthwaite
 from .design import Block, Design, by_tiles, term_matrix, tiles
@@ -34,6 +35,8 @@ POINTS = 100  # where the least value is looked for in a piece
 STEPS = 60  # of Newton and bisection
 TINY, LAST = 1e-9, 1e-13  # steps that rounding may turn round, and the last one
 SAME = 1e-9  # as `fitting`
+
+Tiles: TypeAlias = Sequence[tuple[slice, FloatArray]]  # columns, and copies of them filled up to COLUMNS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,7 +137,7 @@ class SparseRatio:
         """Every response of a block at its own optimum."""
         basis = self.design.products.bases[0][0, 0]
         ZY = term_matrix(self.design.spec.terms[0]).T @ (self.design.weights[:, None] * block.residual) / basis
-        search = _Search(self, ZY, block.ss)
+        search = _Search(self, list(tiles(ZY, COLUMNS)), block.ss)
         with blas_threads(self.likelihood.flops):
             search.run()
         out = empty(len(block.ss), len(self.design.L), 1)
@@ -145,17 +148,25 @@ class SparseRatio:
         out.blank(search.runaway, RUNAWAY)
         return out
 
-    def at(self, phi: float, ZY: FloatArray, ss: FloatArray) -> Sums:
-        """One node; ZY (q, v), ss (v,)."""
+    def at(self, phi: float, columns: Tiles, ss: FloatArray) -> Sums:
+        """One node; columns: Z'WY (q, v) in tiles, ss (v,)."""
         likelihood, theta = self.likelihood, self.theta(np.array(phi))
         deviance, solution = likelihood(theta, reml=self.reml).deviance, likelihood.solution(theta)
         T, p = float(solution.T[0][0, 0]), self.design.p
-        r2 = ss.copy()
-        for part, right in tiles(ZY, COLUMNS):
-            quadratic = T**2 * np.einsum("qv,qv->v", right, likelihood.engine.solve(right))
-            r2[part] -= quadratic[: part.stop - part.start]
         invert = sla.solve_triangular(solution.RX, np.eye(p), lower=True)
-        half = by_tiles(-T * (invert @ solution.E[:, :p].T), ZY)
+        across = -T * (invert @ solution.E[:, :p].T)
+        r2, half = ss.copy(), np.empty((p, len(ss)))
+        squares = getattr(likelihood.engine, "squares", None)
+
+        def take(begin: int, end: int) -> None:
+            for part, tile in columns[begin:end]:
+                width = part.stop - part.start
+                inner = squares(tile) if squares else np.einsum("qv,qv->v", tile, likelihood.engine.solve(tile))
+                half[:, part] = (across @ tile)[:, :width]
+                r2[part] -= T**2 * inner[:width]
+
+        with blas_threads(0.0):  # the bits of a product depend on BLAS' threads
+            parallel(take, np.arange(len(columns) + 1) if squares else np.array([0, len(columns)]))
         r2 -= (half**2).sum(axis=0)
         L = invert @ self.design.loadings.T
         logdet = np.array(deviance - self.nu * np.log(solution.r2))
@@ -188,8 +199,8 @@ class SparseRatio:
 class _Search:
     """Pieces that the responses of a block need, and where in them each has its minimum: `where` and `s`, (v,)."""
 
-    def __init__(self, model: SparseRatio, ZY: FloatArray, ss: FloatArray):
-        self.model, self.ZY, self.ss, self.v = model, ZY, ss, np.arange(len(ss))
+    def __init__(self, model: SparseRatio, columns: Tiles, ss: FloatArray):
+        self.model, self.columns, self.ss, self.v = model, columns, ss, np.arange(len(ss))
         self.pieces: list[Piece] = []
         self.value, self.s = np.full((2, len(ss)), np.inf)
         self.where: IntArray = np.full(len(ss), -1, dtype=np.int64)
@@ -199,7 +210,7 @@ class _Search:
         """Make pieces until the least value of every response is inside them, then go on by Newton."""
         low, high, lowest = START, START * FACTOR, 0.0
         below, above = self._make(low, high)
-        zero = self.model.at(0.0, self.ZY[:, :0], self.ss[:0]).logdet + self.model.nu * np.log(self.ss)
+        zero = self.model.at(0.0, [], self.ss[:0]).logdet + self.model.nu * np.log(self.ss)
         while low > 0.0 and (below | _as_good(zero, self.value)).any():
             lowest = lowest or 2.0 / self.model.largest_eigenvalue
             below, _ = self._make(0.0 if low <= lowest else low / FACTOR, low)
@@ -245,7 +256,7 @@ class _Search:
         start, stop = first - (0.0 if linear else margin), last + margin
         centre, half = 0.5 * (start + stop), 0.5 * (stop - start)
         at = centre + half * nodes(NODES)
-        rows = [self.model.at(float(phi), self.ZY, self.ss) for phi in (at if linear else np.exp(at))]
+        rows = [self.model.at(float(phi), self.columns, self.ss) for phi in (at if linear else np.exp(at))]
         sums = Sums(*(coefficients(np.array([getattr(row, name) for row in rows])) for name in Sums.__slots__))
         r2 = np.array([row.r2 for row in rows])
         self.runaway |= (r2 <= EXACT * self.ss).any(axis=0)

@@ -43,6 +43,7 @@ def test_solves_of_few_and_many_columns(name, columns):
     close(engine.solve(right), np.linalg.solve(M, right))
     close(engine.solve(np.asfortranarray(right)), np.linalg.solve(M, right))
     close(engine.solve(right[:, 0]), np.linalg.solve(M, right[:, 0]))
+    close(engine.squares(right), np.diag(right.T @ np.linalg.solve(M, right)))
 
 
 def test_updates_in_several_pieces():
