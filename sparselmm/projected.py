@@ -17,6 +17,7 @@ from .fixed import RANK_TOLERANCE, FixedDesign, fixed_design
 from .kernels import columns as kernels
 from .terms import ModelSpec
 
+MANY = 10_000  # rows that are worth threads
 SAMPLE = 100  # rows whose means centre the columns: any shift is legal, one of the columns' size loses no digits
 LEAST = 1e-3  # eigenvalue of the columns' correlations, centred: below it their Gram matrix loses digits that QR keeps
 SURE = 10.0  # times RANK_TOLERANCE: what comes nearer to dependence is judged by QR
@@ -69,7 +70,10 @@ class Centred:
 
     def _turn(self, rows: FloatArray) -> None:
         """The first p columns of rows (., p+1) times R^-1, in place."""
-        parallel(kernels.divide_rows, row_pieces(len(rows)), np.ascontiguousarray(self.R), rows)
+        if len(rows) < MANY:  # a kernel that is not called need not be loaded
+            rows[:, :-1] = sla.solve_triangular(self.R, rows[:, :-1].T, trans="T").T
+        else:
+            parallel(kernels.divide_rows, row_pieces(len(rows)), np.ascontiguousarray(self.R), rows)
 
 
 def with_basis(spec: ModelSpec, weights: FloatArray) -> Stored:

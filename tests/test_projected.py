@@ -39,7 +39,9 @@ def close(actual, expected):
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["codes", "sparse"])
 @pytest.mark.parametrize("weighted", [False, True], ids=["equal", "weighted"])
-def test_centred_columns_give_what_the_stored_basis_gives(weighted, sparse):
+@pytest.mark.parametrize("many", [1, 10**9], ids=["by threads", "whole"])
+def test_centred_columns_give_what_the_stored_basis_gives(monkeypatch, weighted, sparse, many):
+    monkeypatch.setattr("sparselmm.projected.MANY", many)
     rng = np.random.default_rng(10)
     weights, offset = (rng.uniform(0.5, 2, N), rng.normal(size=N)) if weighted else (None, None)
     spec = model(columns(), weights, offset, sparse)
