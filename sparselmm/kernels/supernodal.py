@@ -262,6 +262,7 @@ def _upper_by_loops(top: int, width: int, below: IntArray, panel: FloatArray, x:
 @njit(cache=True, nogil=True)
 def solve_lower(P: Panels, b: Blas, values: FloatArray, x: FloatArray, c: int, piece: FloatArray) -> None:
     """x = L^-1 x, flat (q c,), rows of length c: to BLAS the columns of a (c, q) matrix."""
+    b = own_places(b)
     for s in range(len(P.size)):
         width, size, at, top = P.first[s + 1] - P.first[s], P.size[s], P.at[s], P.first[s]
         below = P.rows[P.start[s] + width : P.start[s + 1]]

@@ -1,6 +1,7 @@
 """The supernodal engine against LAPACK and CHOLMOD, and what it refuses."""
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -44,6 +45,16 @@ def test_solves_of_few_and_many_columns(name, columns):
     close(engine.solve(np.asfortranarray(right)), np.linalg.solve(M, right))
     close(engine.solve(right[:, 0]), np.linalg.solve(M, right[:, 0]))
     close(engine.squares(right), np.diag(right.T @ np.linalg.solve(M, right)))
+
+
+def test_threads_do_not_disturb_each_other():
+    """BLAS reads its sizes from memory: two threads that share it would see each other's."""
+    engine, pattern, _ = held("large grid", 3)
+    rights = [np.random.default_rng(i).normal(size=(pattern.q, 100 + 20 * i)) for i in range(8)]
+    expected = [engine.squares(right) for right in rights]
+    with ThreadPoolExecutor(4) as pool:
+        for i, found in enumerate(pool.map(engine.squares, rights * 10)):
+            np.testing.assert_array_equal(found, expected[i % 8])
 
 
 def test_updates_in_several_pieces():
