@@ -140,7 +140,7 @@ def starting_theta(likelihood: Likelihood, *, reml: bool) -> tuple[FloatArray, i
     if any(t.Q is not None for t in likelihood.spec.terms):  # EM is slow along correlated levels, Newton is not
         return theta, 0
     for step in range(EM_STEPS):
-        likelihood(theta, reml=reml)
+        likelihood(theta, reml=reml)  # says so where nothing is left of the response
         derivatives = likelihood.derivatives(theta, reml=reml)
         if _is_near(derivatives):
             return theta, step

@@ -5,7 +5,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,7 @@ class RandomTerm:
     effects: names of the r effects; they say what r is where Z is sparse. name: the group's name.
     levels: a `GroupingFactor`, a sequence of m labels, or None (0 ... m-1). Q: a `Precision` across levels,
     None for independent levels. label: of the effects in names of parameters. text: the term as a formula has it.
+    T: another name for `structure`, beside Q.
 
     Errors: ModelError or DataError, naming the term, when shapes do not agree.
     """
@@ -71,11 +72,16 @@ class RandomTerm:
     Q: Precision | None = None
     label: str = ""
     text: str = ""
+    T: InitVar[str | Covariance | None] = None
     n_levels: int = field(init=False)
     n_effects: int = field(init=False)
     covariance: Covariance = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, T: str | Covariance | None) -> None:
+        if T is not None:
+            if self.structure != "us":
+                raise ModelError(f"term '{self.name}': T= and structure= are two names for one thing; give one")
+            self._put("structure", T)
         if not isinstance(self.structure, (str, Covariance)):
             kind = type(self.structure).__name__
             raise ModelError(f"term '{self.name}': structure is a word such as 'us' or a Covariance, not {kind}")

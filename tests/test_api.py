@@ -66,7 +66,7 @@ def test_public_names():
         (slm.LinearMixedModel.from_arrays, "y X terms weights offset residual fixed_names engine"),
         (slm.LinearMixedModel.fit, "self reml fixed start verbose options"),
         (slm.LinearMixedModel.loglik, "self theta reml"),
-        (slm.RandomTerm, "Z structure columns effects name levels Q label text"),
+        (slm.RandomTerm, "Z structure columns effects name levels Q label text T"),
         (slm.Fit.ranef, "self se"),
         (slm.Fit.predict, "self newdata re new_levels se interval level seed"),
         (slm.load_dataset, "name"),

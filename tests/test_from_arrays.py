@@ -143,3 +143,14 @@ def test_no_formula_is_read(sleepstudy, monkeypatch):
     _, y, X, codes = sleepstudy
     fit = from_arrays(y, X, [slm.RandomTerm(codes)]).fit()
     assert fit.spec.encoding is None and fit.spec.formula == "" and "Formula" not in fit.summary()
+
+
+def test_T_is_another_name_for_the_structure_beside_Q():
+    codes, X = np.arange(12) % 4, np.column_stack([np.ones(12), np.arange(12.0)])
+    named = slm.RandomTerm(codes, T="diag", columns=X, effects=("Intercept", "x"))
+    assert named.structure == "diag"
+    assert type(named.covariance) is type(slm.RandomTerm(codes, "diag", columns=X).covariance)
+    own = slm.RandomTerm(codes, T=named.covariance, columns=X)
+    assert own.covariance is named.covariance
+    with pytest.raises(slm.ModelError, match=r"T= and structure= are two names"):
+        slm.RandomTerm(codes, "diag", columns=X, T="us")

@@ -145,7 +145,7 @@ class Predictor:
         for k, (T, part) in enumerate(zip(self.factors, rows.terms, strict=True)):
             if part is not None and part.unknown.any():
                 new = np.flatnonzero(part.unknown)
-                _check_known(self.facts[k].text, part.fresh[new])
+                check_known(self.facts[k].text, part.fresh[new])
                 labels, level = np.unique(self.encoding.new_groups(newdata, k)[new], return_inverse=True)
                 b = self.sigma * rng.standard_normal((len(labels), len(T))) @ T.T
                 out[new] += (part.fresh[new] * b[level]).sum(axis=1)
@@ -176,7 +176,7 @@ class PredictionRows:
             out = error_variances(source.posterior(), self.X, [None if t is None else t.A for t in self.terms])
         for facts, T, rows in zip(source.facts, source.factors, self.terms, strict=True):
             if rows is not None and rows.fresh.any():
-                _check_known(facts.text, rows.fresh)
+                check_known(facts.text, rows.fresh)
                 out = out + ((rows.fresh @ T) ** 2).sum(axis=1)
         return out
 
@@ -220,7 +220,8 @@ def factors(fit: "Fit") -> list[FloatArray]:
     return [s.factor(part) for s, part in zip(parameters.structures, parts, strict=True)]
 
 
-def _check_known(text: str, fresh: FloatArray) -> None:
+def check_known(text: str, fresh: FloatArray) -> None:
+    """DataError where new rows of a term with correlated levels have one that the fit does not have (NaN in fresh)."""
     lost = int(np.isnan(fresh).any(axis=1).sum())
     if lost:
         raise DataError(

@@ -17,7 +17,7 @@ from ..inference.bootstrap import check_level
 from ..inference.contrasts import undetermined
 from ..inference.new_rows import TermFacts
 from ..inference.posterior import Posterior, error_variances
-from ..inference.predict import INTERVALS, PredictionRows, Predictor, _check_known, factors, term_facts
+from ..inference.predict import INTERVALS, PredictionRows, Predictor, check_known, factors, term_facts
 from ..inference.residual_scales import new_residual_scales
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class _Uncertainty:
         for (k, effects), T in zip(stacked.source, self.roots, strict=True):
             part = rows.terms[k]
             if part is not None and part.fresh.any():
-                _check_known(self.facts[k].text, part.fresh)
+                check_known(self.facts[k].text, part.fresh)
                 own = stacked.order.index(t) * len(effects) + np.arange(len(effects))
                 out += ((part.fresh[:, list(effects)] @ T[own]) ** 2).sum(axis=1)
         return out

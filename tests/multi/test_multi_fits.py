@@ -266,13 +266,19 @@ def test_predictions_that_cannot_be_made_say_so():
         lacking.predict(table)
 
 
-def test_errors_of_predictions_with_sparse_fixed_effects():
-    """The same from dense columns of an X given to `lmm` in the long form."""
+def with_many_levels():
+    """A table whose factor of 120 levels becomes sparse columns, a fit of it, and the columns."""
     table, _ = animals(missing=0.05, n=240, per_animal=2)
     table = table.assign(f=[f"f{i % 120}" for i in range(len(table))])
     fit = slm.lmm_multi(PAIR, "~ x + f + (1 | herd)", table)
     assert fit.stacked.spec.S is not None
     X = np.column_stack([np.ones(len(table)), pd.get_dummies(table.f).to_numpy(float)[:, 1:], table.x])
+    return table, fit, X
+
+
+def test_errors_of_predictions_with_sparse_fixed_effects():
+    """The same from dense columns of an X given to `lmm` in the long form."""
+    table, fit, X = with_many_levels()
     dense = Dense(table, PAIR, X, [grouped(table.herd)])
     V = dense.V([fit.G()], fit.R)
     new, p = slice(0, 5), X.shape[1]
@@ -697,11 +703,7 @@ def test_columns_that_depend_on_others_are_dropped_for_their_trait():
 
 def test_sparse_fixed_effects():
     """A factor of many levels becomes sparse columns, for every trait its own."""
-    table, _ = animals(missing=0.05, n=240, per_animal=2)
-    table = table.assign(f=[f"f{i % 120}" for i in range(len(table))])
-    fit = slm.lmm_multi(PAIR, "~ x + f + (1 | herd)", table)
-    assert fit.stacked.spec.S is not None
-    X = np.column_stack([np.ones(len(table)), pd.get_dummies(table.f).to_numpy(float)[:, 1:], table.x])
+    table, fit, X = with_many_levels()
     found = Dense(table, PAIR, X, [grouped(table.herd)])
     assert fit.deviance == pytest.approx(found.deviance([fit.G()], fit.R), rel=CRITERION_RTOL)
     beta, _ = naive.gls(found.y, found.X, found.V([fit.G()], fit.R))
