@@ -18,7 +18,7 @@ from .degrees import wanted
 from .design import Design, contrast_matrix
 from .estimates import Estimates, concatenate
 from .general import is_general
-from .responses import CELLS, Source, match, open_responses, regroup
+from .responses import CELLS, Source, in_order, match, open_responses, regroup
 from .result import ManyFits
 from .shrunk import fit_prior, profiles, shrunken
 from .spectral import DECOMPOSED, Spectral, is_decomposable, is_one_ratio
@@ -51,7 +51,8 @@ def lmm_many(
     formula: the response may be left out; a name for it is ignored. data: a table, one row a sample; None takes
     `Y.obs` of AnnData. Y: samples by responses, see `responses`; an iterator of blocks is consumed once and need not
     fit into memory. weights: a column's name or (n,), the same for all; or (v, n), each response's own (voom), columns
-    like the rows of Y, by label where both have labels.
+    like the rows of Y, by label where both have labels. offset: a column's name or (n,). The labels of
+    a Series are matched with those of the samples, where there are any.
     mode: "per-response": each response has its own variances. "common": one V for all of them, the matrix-normal model.
     "shrunk": its own, with a prior on the log ratio that all responses give. contrasts: name -> {coefficient: weight}.
     ddf: "satterthwaite" (None is the same), or "wald", without degrees of freedom, faster with several ratios.
@@ -157,11 +158,13 @@ def _read(
     n_rows = len(table)
     name = _response_name(formula, table.columns)
     text = f"{name} ~ {formula.partition('~')[2].strip()}"
+    labels = _labels(data, table, samples)
+    source = open_responses(Y, samples, layer, labels, n_rows)
+    known = source.samples if labels is None or isinstance(labels, pd.RangeIndex) else labels
+    weights, offset = in_order(weights, known, "weights"), in_order(offset, known, "offset")
     spec = build_spec(
         text, table.with_row_index(name), weights=weights, offset=offset, residual=residual, context=context
     )
-    labels = _labels(data, table, samples)
-    source = open_responses(Y, samples, layer, labels, n_rows)
     rows, order = spec.y.astype(np.int64), match(source, labels, n_rows)
     if order is None and len(rows) == n_rows:
         return spec, None, source

@@ -146,19 +146,32 @@ def _together(blocks: list[tuple[pd.Index, FloatArray]]) -> tuple[pd.Index, Floa
     return blocks[0] if len(blocks) == 1 else (names[0].append(list(names[1:])), np.hstack(parts))
 
 
-def match(source: Source, labels: pd.Index | None, n_rows: int) -> IntArray | None:
+def in_order(values: Any, labels: pd.Index | None, what: str) -> Any:
+    """A Series as an array in the order of labels, where both are labelled; anything else as it is.
+
+    Errors: DataError, as `match`.
+    """
+    if not isinstance(values, pd.Series) or labels is None:
+        return values
+    if any(isinstance(index, pd.RangeIndex) for index in (values.index, labels)):
+        return values
+    rows = match(_Matrix(values.to_frame(), None, values.index), labels, len(labels), what)
+    return values.to_numpy() if rows is None else values.to_numpy()[rows]
+
+
+def match(source: Source, labels: pd.Index | None, n_rows: int, what: str = "Y") -> IntArray | None:
     """Rows of Y in the order of the table; None where they are in it already. Errors: DataError, with the labels."""
     if source.samples is None or labels is None or _only_numbered(source.samples, labels):
         if isinstance(source, _Matrix) and source.n_rows != n_rows:
             turned = f"; it has {n_rows} columns: transpose it" if source.values.shape[1] == n_rows else ""
-            raise DataError(f"Y has {source.n_rows} rows (samples), the table has {n_rows}{turned}")
+            raise DataError(f"{what} has {source.n_rows} rows (samples), the table has {n_rows}{turned}")
         return None
-    for what, index in (("Y", source.samples), ("the table", labels)):
+    for where, index in ((what, source.samples), ("the table", labels)):
         if index.has_duplicates:
-            raise DataError(f"sample {index[index.duplicated()][0]!r} is in {what} more than once")
+            raise DataError(f"sample {index[index.duplicated()][0]!r} is in {where} more than once")
     found = source.samples.get_indexer(labels)
-    _check_found(labels[found < 0], "the table", "Y", "drop these rows of the table")
-    _check_found(source.samples.difference(labels, sort=False), "Y", "the table", "leave these rows of Y out")
+    _check_found(labels[found < 0], "the table", what, "drop these rows of the table")
+    _check_found(source.samples.difference(labels, sort=False), what, "the table", f"leave these rows of {what} out")
     return None if (found == np.arange(len(found))).all() else found.astype(np.int64)
 
 

@@ -249,6 +249,25 @@ def test_weights_with_labels_are_matched_with_those_of_y(named):
     assert_same(mixed, expected)
 
 
+@pytest.mark.parametrize("what", ["weights", "offset"])
+def test_a_series_that_all_responses_share_is_matched_by_its_labels(named, what):
+    """By place, beside a table whose labels are a column or which has none, they went to other samples."""
+    data, Y = named
+    values = pd.Series(np.random.default_rng(7).uniform(0.3, 3.0, 500), index=Y.index)
+    expected = slm.lmm_many(ONE, data, Y, **{what: values.to_numpy()})
+    turned, table = values.sample(frac=1.0, random_state=1), data.reset_index(names="id")
+    labelled = Y.sample(frac=1.0, random_state=2)
+    for given in (table, pl.from_pandas(table)):
+        own = labelled.reset_index(names="id")
+        assert_same(slm.lmm_many(ONE, given, own, samples="id", **{what: turned}), expected)
+    for given in (data, samples(), pl.from_pandas(samples())):
+        assert_same(slm.lmm_many(ONE, given, Y, **{what: turned}), expected)
+    with pytest.raises(slm.DataError, match=f"1 samples of the table are not in {what}: 's1'"):
+        slm.lmm_many(ONE, data, Y, **{what: turned.rename({"s1": "t1"})})
+    with pytest.raises(slm.DataError, match=f"{what}: the Series has another index than the table"):
+        slm.lmm_many(ONE, samples(), Y.to_numpy(), **{what: turned})
+
+
 def test_samples_need_labels_on_both_sides(named):
     """Without labels of Y they were passed over."""
     data, Y = named
