@@ -1,5 +1,9 @@
 """One engine that several likelihoods of one pattern use in turn: the analysis and the memory of L are had once."""
 
+import copy
+
+import numpy as np
+
 from .._typing import FloatArray, IntArray
 from .base import Engine
 
@@ -38,6 +42,10 @@ class SharedEngine:
         """For another user of the same pattern."""
         return SharedEngine(self._slot)
 
+    def anchored(self) -> "SharedEngine":
+        """The same for likelihoods that begin at one theta, whose factor is had once."""
+        return SharedEngine(_Slot(AnchoredEngine(self.another(), copy.copy(self._slot.engine))))
+
     def factorize(self, values: FloatArray) -> None:
         self._slot.owner = None
         self._slot.engine.factorize(values)
@@ -58,3 +66,39 @@ class SharedEngine:
             assert self._values is not None
             self.factorize(self._values)
         return self._slot.engine
+
+
+class AnchoredEngine:
+    """An `Engine` in which the values that came first keep their factor and selected inverse.
+
+    others: factorises all other values. first: of the same pattern, nobody else's.
+    """
+
+    def __init__(self, others: Engine, first: Engine):
+        self._others, self._first, self._now = others, first, others
+        self._values: FloatArray | None = None
+        self._inverse: tuple[IntArray, IntArray, FloatArray] | None = None
+        self.name, self.reason, self.nnz_factor = others.name, others.reason, others.nnz_factor
+        self.flops, self.memory = others.flops, others.memory + first.memory
+
+    def factorize(self, values: FloatArray) -> None:
+        if self._values is None:
+            self._first.factorize(values)
+            self._values = values.copy()
+        self._now = self._first if np.array_equal(values, self._values) else self._others
+        if self._now is self._others:
+            self._others.factorize(values)
+
+    def solve(self, right: FloatArray) -> FloatArray:
+        return self._now.solve(right)
+
+    def logdet(self) -> float:
+        return self._now.logdet()
+
+    def selected_inverse(self, rows: IntArray, cols: IntArray) -> FloatArray:
+        if self._now is self._others:
+            return self._others.selected_inverse(rows, cols)
+        known = self._inverse
+        if known is None or not (np.array_equal(rows, known[0]) and np.array_equal(cols, known[1])):
+            self._inverse = known = rows, cols, self._first.selected_inverse(rows, cols)
+        return known[2].copy()

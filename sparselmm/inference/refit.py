@@ -62,15 +62,28 @@ def response(y: Any, n: int) -> FloatArray:
 
 def of_same_pattern(likelihood: Likelihood, spec: ModelSpec, products: CrossProducts) -> Likelihood:
     """A likelihood of other numbers on the pattern of `likelihood`; from now on both share the engine."""
-    shared = SharedEngine.of(likelihood.engine)
-    if shared is not likelihood.engine:
-        likelihood.engine, likelihood._held = shared, None
+    shared = _share(likelihood)
     out = copy.copy(likelihood)
     out.spec, out.products, out.engine = spec, products, shared.another()
     out.equations = copy.copy(likelihood.equations)
     out.equations.products = products
     out.coefficients = Coefficients(out.equations)
     out.n_evaluations, out._solved, out._derived, out._held, out._inverse = 0, None, None, None, None
+    return out
+
+
+def _share(likelihood: Likelihood) -> SharedEngine:
+    """The engine of `likelihood`, from now on one that others may use too."""
+    shared = SharedEngine.of(likelihood.engine)
+    if shared is not likelihood.engine:
+        likelihood.engine, likelihood._held = shared, None
+    return shared
+
+
+def anchored(likelihood: Likelihood) -> Likelihood:
+    """`likelihood` for searches that all begin at one theta: the first factor of all is kept, and its inverse."""
+    out = copy.copy(likelihood)
+    out.engine, out._held = _share(likelihood).anchored(), None
     return out
 
 

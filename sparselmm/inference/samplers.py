@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,12 +12,13 @@ from .._typing import FloatArray
 from ..dense import DenseLikelihood
 from ..engines.threads import blas_threads
 from ..fitting import estimate
+from ..likelihood import Likelihood
 from ..many.blocks import Fitter, fit_block
 from ..many.design import Design
 from ..many.factors import linear_units
 from ..many.general import General, is_general
 from ..many.spectral import Spectral, is_one_ratio
-from .refit import Responses
+from .refit import Responses, anchored
 from .replicates import Replicate
 from .simulate import Simulator
 from .varpar import natural_values
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 TOGETHER, CELLS = 256, 4_000_000  # responses of a block, values of a block, at most
 FEW_ROWS = 20_000  # beyond them one after another is as fast (100,000 rows: 65 ms together, 15 to 60 alone)
+KEPT_BYTES = 1e9  # of an engine: smaller ones have a second one for the factor where all searches begin
 DECOMPOSED = 500  # levels whose kernel is decomposed, q^3 once: 0.1 s
 
 
@@ -36,8 +39,16 @@ class OneByOne:
 
     def __init__(self, fit: "Fit", effects: str, seed: int):
         self.fit, self.seed = fit, seed
-        self.simulator, self.responses = Simulator.of(fit, effects), Responses(fit.likelihood)
+        self.simulator = Simulator.of(fit, effects)
         self.start = None if fit.is_singular else fit.estimate.evaluation.theta
+
+    @cached_property
+    def responses(self) -> Responses:
+        """The model for any response; with a factor of its own for where all searches begin."""
+        likelihood, one_start = self.fit.likelihood, self.start is not None and not self.fit.estimate.held
+        if one_start and isinstance(likelihood, Likelihood) and likelihood.engine.memory <= KEPT_BYTES:
+            return Responses(anchored(likelihood))
+        return Responses(likelihood)
 
     def replicates(self, numbers: Sequence[int]) -> list[Replicate]:
         """Those with these numbers."""

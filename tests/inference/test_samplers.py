@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from sparselmm.inference import samplers
 from sparselmm.inference.samplers import OneByOne, Together, make_sampler
 from tests.problems import INTRINSIC, PROBLEMS, STRUCTURED
 
@@ -42,6 +43,26 @@ def test_a_replicate_has_the_same_bits_in_any_block(name):
 def test_other_models_go_one_by_one(name):
     fit = (PROBLEMS | STRUCTURED | INTRINSIC)[name].model().fit()
     assert isinstance(make_sampler(fit, "fitted", 1), OneByOne)
+
+
+@pytest.mark.parametrize("name", ["crossed_slope", "weighted", "multi_membership", *STRUCTURED, *INTRINSIC])
+def test_sharing_the_first_factor_changes_no_bit(name, monkeypatch):
+    fit, effects = (PROBLEMS | STRUCTURED | INTRINSIC)[name].model().fit(), "fitted" if name in INTRINSIC else "new"
+    shared = OneByOne(fit, effects, 5).replicates(range(3))
+    monkeypatch.setattr(samplers, "KEPT_BYTES", 0.0)
+    assert repr(shared) == repr(OneByOne(fit, effects, 5).replicates(range(3)))  # NaN is NaN
+
+
+def test_the_first_factor_is_had_once():
+    fit = PROBLEMS["crossed_slope"].model().fit()
+    assert not fit.is_singular
+    sampler = OneByOne(fit, "new", 5)
+    sampler.replicates([0])
+    anchor = sampler.responses._model.engine._slot.engine
+    values, factorised = anchor._values, []
+    anchor._first.factorize = factorised.append
+    sampler.replicates([1, 2])
+    assert anchor._values is values and not factorised
 
 
 def test_what_is_held_stays_held():
