@@ -9,8 +9,8 @@ from the seed below and stand in the file. Markers 0 ... 19 and 200 ... 219 are 
   loco      in GEMMA's own kinships, chromosome by chromosome without it, `-loco`
 by `-lmm 4`, whose columns are those of the table: `p_wald` and `beta`, `se`, `l_remle` with the ratio of variances
 estimated again by REML; `p_lrt` and `l_mle` by ML; `p_score` at the null model's ratio by ML. `-lmm 3` is run for its
-own beta and se, at the null model's ratio by ML. GEMMA centres every kinship on reading it. REML does not notice; ML does,
-and has no maximum where a kinship was of full rank before, so that of `families` only what is by REML is kept.
+own beta and se, at the null model's ratio by ML. GEMMA centres every kinship on reading it. REML does not notice; ML
+does, and has no maximum where a kinship was of full rank before, so that of `families` only what is by REML is kept.
 """
 
 import json
