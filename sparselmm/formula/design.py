@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import formulaic
@@ -196,7 +197,7 @@ def _levels(column: pd.Series) -> int:
 def read_terms(text: str, expr: Expr) -> SimpleFormula:
     """The terms of a formula's right side; FormulaError that underlines `expr`."""
     try:
-        terms = formulaic.Formula(text)
+        terms = _terms(text)
     except _EVALUATION_ERRORS as error:
         said = str(error).splitlines()[0].split(". ")[0].rstrip(".")
         hint = next((text for sign, text in UNREADABLE.items() if sign in said), "")
@@ -204,6 +205,11 @@ def read_terms(text: str, expr: Expr) -> SimpleFormula:
     if not isinstance(terms, SimpleFormula):
         raise expr.error(f"'{expr.text}' is not a sum of terms")
     return terms
+
+
+@lru_cache(maxsize=128)
+def _terms(text: str) -> formulaic.Formula:
+    return formulaic.Formula(text)
 
 
 def split_terms(terms: SimpleFormula) -> list[SimpleFormula]:
@@ -259,8 +265,9 @@ def _clear_errors(what: str) -> Iterator[None]:
 
 def _numbers(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """The columns with integers as floats: int64 powers overflow without a word."""
-    whole = {c: np.float64 for c in columns if frame[c].dtype.kind in "iu"}
-    return frame[list(columns)].astype(whole)
+    values = {c: frame[c] for c in columns}
+    floats = {c: v.astype(np.float64) if v.dtype.kind in "iu" else v for c, v in values.items()}
+    return pd.DataFrame(floats, index=frame.index, copy=False)
 
 
 def _has_factor(spec: formulaic.ModelSpec, term: Term) -> bool:

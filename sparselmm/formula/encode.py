@@ -215,6 +215,7 @@ class _Builder:
         self.residual: ParsedResidual | None = None if residual is None else parse_residual(residual)
         self.parsed: ParsedFormula = parse(formula, self.known)
         self.table = open_table(data)
+        self.columns = self.table.columns
         self._made: dict[tuple[str, ...], tuple[Design, FloatArray]] = {}
         if len(self.table) == 0:
             raise DataError("the table has no rows")
@@ -290,12 +291,12 @@ class _Builder:
 
     def _columns(self, expr: Expr) -> list[str]:
         for name in expr.names:
-            if name.text not in self.known and name.text not in self.table.columns:
+            if name.text not in self.known and name.text not in self.columns:
                 check_not_index(name.text, self.table)
-        return columns_of(expr, self.table.columns, self.known)
+        return columns_of(expr, self.columns, self.known)
 
     def _text(self, expr: Expr) -> str:
-        return quote_columns(expr, self.table.columns)
+        return quote_columns(expr, self.columns)
 
     def _fixed(self, frame: pd.DataFrame) -> tuple[Design, FloatArray, Any]:
         expr = self.parsed.fixed
@@ -392,10 +393,11 @@ def _categories(values: pd.Series) -> pd.Index | None:
 
 def _typical(values: pd.Series) -> tuple[float | bool, ...]:
     """The values of a column of numbers, or of true and false, where it has two at most, else its mean."""
-    low, high = values.min().item(), values.max().item()
-    if ((values == low) | (values == high)).all():
+    array = values.to_numpy()
+    low, high = array.min().item(), array.max().item()
+    if ((array == low) | (array == high)).all():
         return (low,) if low == high else (low, high)
-    return (float(values.mean()),)
+    return (float(array.mean()),)
 
 
 def _same_kind(values: pd.Series, categories: pd.Index | None) -> pd.Series:

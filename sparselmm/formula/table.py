@@ -95,10 +95,11 @@ def read_rows(
     category without rows is a gap and stays. Errors: DataError, naming the column, for infinite
     values, dates as a covariate, or a column that is not there; nothing left is not an error here.
     """
+    known = table.columns
     for column in columns:
-        if column not in table.columns:
+        if column not in known:
             check_not_index(column, table)
-            raise unknown_column(column, table.columns)
+            raise unknown_column(column, known)
     arrays = arrays or {}
     series = {c: table.get_column(c) for c in columns}  # one by one: select() would copy them all
     gaps = {c: _missing(s) for c, s in series.items()} | {what: np.isnan(values) for what, values in arrays.items()}
