@@ -52,6 +52,7 @@ MODELS = {
     "ped slopes": "y ~ 1 + ped(1 + x | id, P)",
     "known": "y ~ x + known(1 | id, A) + (1 | h)",
     "product": "y ~ x + ar1(0 + row):ar1(0 + col)",
+    "fields": "y ~ x + ar1(0 + row | g):ou(0 + col | g)",
 }
 RESIDUALS = {"ar1 beside crossed": "varident(h)"}
 

@@ -117,6 +117,23 @@ def product(d):
     )
 
 
+def fields(d):
+    """ar1 by ou in every g: a cell for each step of the rows and each column that is there."""
+    name = "ar1(row):ou(col)"
+    held = {f"sd_{name}|g": 0.9, "rho_ar1(row)|g": -0.5, "kappa_ou(col)|g": 0.4}
+    levels = [
+        (g, row, col)
+        for g, part in d.groupby("g")
+        for row in range(part.row.min(), part.row.max() + 1)
+        for col in sorted(set(part.col))
+    ]
+    K = [
+        [0.81 * (a[0] == b[0]) * (-0.5) ** abs(a[1] - b[1]) * np.exp(-0.4 * abs(a[2] - b[2])) for b in levels]
+        for a in levels
+    ]
+    return "ar1(0 + row | g):ou(0 + col | g)", held, zip(d.g, d.row, d.col, strict=True), levels, np.array(K), name
+
+
 def residual(d, word):
     """held, covariance: `sigma` 1.3 times ratios, correlated in time within g."""
     held, R, scale = {"sigma": 1.3}, np.eye(len(d)), 1.3 / np.sqrt(d.w.to_numpy())
@@ -135,6 +152,8 @@ CASES = [
     ((product, crossed), "ar1(visit | g) * varident(f)"),
     ((animals, product, ou), "ar1(visit | g)"),
     ((known, ar1), "varident(f)"),
+    ((fields, product, crossed), None),
+    ((fields, ar1), "ar1(visit | g) * varident(f)"),
 ]
 
 

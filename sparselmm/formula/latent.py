@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from .._errors import DataError, ModelError
 from .._typing import AnyArray, FloatArray, IntArray
-from ..structures import Kronecker, Precision
+from ..structures import Fields, Kronecker, Precision
 from ..structures.latent import LevelWord, SeriesWord, latent_words, states_with_knots
 from ..terms import GroupingFactor, RandomTerm
 from .design import Design, evaluate, make_design, read_terms
@@ -96,7 +96,7 @@ class LatentBuilder:
     def terms(self, bar: Bar) -> Iterator[tuple[RandomTerm, LatentEncoding]]:
         """The terms of a bar: one for each of its groups, but a single one for `ped(1 | animal + dam, P)`."""
         how = latent_words()[bar.word]
-        if isinstance(how, LevelWord) and len(bar.groups) > 1:
+        if isinstance(how, LevelWord) and len(bar.groups) > 1 and not bar.factors:
             yield self._joint(bar, how)
         else:
             yield from (self.build(bar, group) for group in bar.groups or ((),))
@@ -105,7 +105,7 @@ class LatentBuilder:
         """One term of a bar, for one of its groups (() where it has none)."""
         how = latent_words()[bar.word]
         if bar.factors:
-            return self._product(bar)
+            return self._product(bar, group)
         return self._series(bar, group, how) if isinstance(how, SeriesWord) else self._levels(bar, group, how)
 
     def _series(self, bar: Bar, group: tuple[str, ...], how: SeriesWord) -> tuple[RandomTerm, LatentEncoding]:
@@ -146,31 +146,41 @@ class LatentBuilder:
             raise bar.error(f"{bar.word}(...) reads one column of times: {bar.word}(0 + t | g)")
         return terms[0], (bar.left, terms[0])
 
-    def _product(self, bar: Bar) -> tuple[RandomTerm, LatentEncoding]:
-        """`ar1(0 + row):ar1(0 + col)`: the Kronecker product of two precisions, one field."""
-        if len(bar.factors) != 2 or any(b.groups for b in bar.factors):
-            raise bar.error("a product is of two series without a group: ar1(0 + row):ar1(0 + col)")
-        words = [latent_words()[b.word] for b in bar.factors]
-        none = np.zeros(len(self.frame), dtype=np.int64)
-        parts = []
-        for factor, how in zip(bar.factors, words, strict=True):
-            if not isinstance(how, SeriesWord):
-                raise bar.error(f"{factor.word}() cannot be part of a product; ar1() and ou() can")
-            parts.append(self._states(factor, how, none, None))
-        (one, key1, Q1, codes1, times1, _), (two, key2, Q2, codes2, times2, _) = parts
-        first, second = (b.word for b in bar.factors)
+    def _product(self, bar: Bar, group: tuple[str, ...]) -> tuple[RandomTerm, LatentEncoding]:
+        """`ar1(0 + row):ar1(0 + col)`: the Kronecker product of two precisions, one field; or one for each level of g.
+
+        The latter is `ar1(0 + row | g):ar1(0 + col | g)`.
+        """
+        words = [how for b in bar.factors if isinstance(how := latent_words()[b.word], SeriesWord)]
+        if len(words) != 2 or len(bar.factors) != 2:
+            raise bar.error("a product is of two series, ar1() or ou(): ar1(0 + row):ar1(0 + col)")
+        if any(b.groups != bar.groups for b in bar.factors):
+            raise bar.error(
+                "a product is of two series with the same group, one field for each of its levels, or of two without: "
+                "ar1(0 + row | trial):ar1(0 + col | trial)"
+            )
+        levels = self.coder.factor(group) if group else None
+        series = np.zeros(len(self.frame), dtype=np.int64) if levels is None else levels.codes.astype(np.int64)
+        parts = [self._states(b, how, series, levels) for b, how in zip(bar.factors, words, strict=True)]
+        (one, key1, Q1, codes1, times1, owners), (two, key2, Q2, codes2, times2, _) = parts
         if Q1.null_dim or Q2.null_dim:
             raise bar.error("a product needs two proper series, ar1() or ou(): the level of a random walk has no prior")
+        first, second = (b.word for b in bar.factors)
         effects = f"{first}({one})", f"{second}({two})"
-        precision = Kronecker(Q1, Q2, effects=effects)
-        labels = pd.MultiIndex.from_product([times1, times2], names=[one, two])
-        text = f"{first}(0 + {one}):{second}(0 + {two})"
-        codes, name = codes1 * Q2.n_levels + codes2, f"{one}:{two}"
+        Q = Kronecker(Q1, Q2, effects) if levels is None else Fields(Q1, Q2, effects)
+        i, j = Q.parts()
+        keys, names, name, end = [times1[i], times2[j]], [one, two], f"{one}:{two}", ""
+        if levels is not None:
+            keys.insert(0, np.array(levels.labels(), dtype=object)[owners[i]])
+            names, name, end = [levels.name, *names], levels.name, f" | {levels.name}"
+        labels = pd.MultiIndex.from_arrays(keys, names=names)
+        text = f"{first}(0 + {one}{end}):{second}(0 + {two}{end})"
         term = RandomTerm(
-            codes, effects=(":".join(effects),), name=name, levels=labels, Q=precision, label=name, text=text
-        )
+            Q.level(codes1, codes2), effects=(":".join(effects),), name=name, levels=labels, Q=Q,
+            label=f"{one}:{two}", text=text,
+        )  # fmt: skip
         columns = [c for b in bar.factors for c in columns_of(b.left, list(self.frame), self.known)]
-        return term, LatentEncoding(labels, (key1, key2), (), None, None, tuple(dict.fromkeys(columns)))
+        return term, LatentEncoding(labels, (key1, key2), group, levels, None, tuple(dict.fromkeys(columns)))
 
     def _levels(self, bar: Bar, group: tuple[str, ...], how: LevelWord) -> tuple[RandomTerm, LatentEncoding]:
         given, factor = self._given(bar, how), self.coder.factor(group)

@@ -88,7 +88,7 @@ def _column(expr: Expr, name: Name, columns: Collection[str], known: Collection[
         if root in latent_words() and root not in known:
             raise expr.error(
                 f"'{root}(...)' is a random term: it is added, y ~ x + {root}(...), and a product of two series is "
-                "written ar1(0 + row):ar1(0 + col)",
+                "written ar1(0 + row):ar1(0 + col), for each level of a group ar1(0 + row | g):ar1(0 + col | g)",
                 name,
             )
         if root not in known:

@@ -5,6 +5,7 @@ from .base import Covariance, Precision, Residual, correlations, covariance_word
 from .conformance import check_covariance, check_precision, check_residual
 from .cs import CompoundSymmetry, HeterogeneousCompoundSymmetry
 from .diag import Diagonal
+from .fields import Fields
 from .known import Known
 from .kronecker import Kronecker
 from .latent import latent_words, register_latent
@@ -22,6 +23,7 @@ __all__ = [
     "CompoundSymmetry",
     "Covariance",
     "Diagonal",
+    "Fields",
     "HeterogeneousCompoundSymmetry",
     "Known",
     "Kronecker",

@@ -135,6 +135,14 @@ class AR1:
     def logdet_gradient(self, rho: FloatArray) -> FloatArray:
         return self._start.logdet_gradient(rho) @ self._counts
 
+    def logdets(self, rho: FloatArray) -> FloatArray:
+        first, step = self._start.logdet(rho)
+        return first + step * (self.lengths - 1)
+
+    def logdets_gradient(self, rho: FloatArray) -> FloatArray:
+        first, step = np.hsplit(self._start.logdet_gradient(rho), 2)
+        return first + step * (self.lengths - 1)
+
     def natural_names(self, effect: str, group: str) -> tuple[str, ...]:
         return tuple(f"{word}_{effect}|{group}" for word in self._start.words)
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from .._typing import FloatArray, IntArray
+from ..kernels.series import places
 from .base import Precision
 from .limits import Bounds, bounds_of
 
@@ -17,11 +18,12 @@ class Kronecker:
 
     def __init__(self, first: Precision, second: Precision, effects: tuple[str, str] | None = None):
         self.first, self.second, self.effects = first, second, effects
-        self.n_levels = first.n_levels * second.n_levels
+        self.sizes = self._sizes()
+        self.n_levels = int(self.sizes[0] @ self.sizes[1])
         self.n_params = first.n_params + second.n_params
-        self._ranks = first.n_levels - first.null_dim, second.n_levels - second.null_dim
         self.unit_variance = all(getattr(Q, "unit_variance", False) for Q in (first, second))
-        self.null_dim = self.n_levels - self._ranks[0] * self._ranks[1]
+        self._ranks = first.n_levels - first.null_dim, second.n_levels - second.null_dim
+        self.null_dim = self._null_dim()
         self._build_pattern()
 
     def names(self, effect: str, group: str) -> tuple[str, ...]:
@@ -75,6 +77,27 @@ class Kronecker:
         low, high = (np.append(*pair) for pair in pairs)
         return low, high
 
+    def level(self, i: IntArray, j: IntArray) -> IntArray:
+        """That of the levels i of the first factor and j of the second, of one block, (c,) each."""
+        size1, size2 = self.sizes
+        start, start1, start2 = (np.cumsum(size) - size for size in (size1 * size2, size1, size2))
+        g = np.repeat(np.arange(len(size1)), size1)[i]
+        return start[g] + (i - start1[g]) * size2[g] + j - start2[g]
+
+    def parts(self) -> tuple[IntArray, IntArray]:
+        """Inverse of `level`: the level of either factor of each level, (m,)."""
+        size1, size2 = self.sizes
+        g = np.repeat(np.arange(len(size1)), size1 * size2)
+        first, second = np.divmod(places(size1 * size2), size2[g])
+        return (np.cumsum(size1) - size1)[g] + first, (np.cumsum(size2) - size2)[g] + second
+
+    def _sizes(self) -> tuple[IntArray, IntArray]:
+        """Levels of either factor in each block: there is one."""
+        return np.array([self.first.n_levels]), np.array([self.second.n_levels])
+
+    def _null_dim(self) -> int:
+        return self.n_levels - self._ranks[0] * self._ranks[1]
+
     def _effects(self, effect: str) -> tuple[str, str]:
         return self.effects or (f"{effect}.first", f"{effect}.second")
 
@@ -84,13 +107,22 @@ class Kronecker:
     def _build_pattern(self) -> None:
         """A lower entry of Q1 off the diagonal meets all of Q2; one on it meets the lower triangle of Q2."""
         (i, j), (k, el) = self.first.pattern(), self.second.pattern()
+        block1, block2 = (np.repeat(np.arange(len(size)), size) for size in self.sizes)
         beside = np.flatnonzero(k != el)
-        rows = np.concatenate([k, el[beside]])
-        cols = np.concatenate([el, k[beside]])
+        rows, cols = np.concatenate([k, el[beside]]), np.concatenate([el, k[beside]])
         entry = np.concatenate([np.arange(len(k)), beside])
         low, on = np.flatnonzero(i != j), np.flatnonzero(i == j)
-        one = np.concatenate([np.repeat(low, len(rows)), np.repeat(on, len(k))])
-        two = np.concatenate([np.tile(np.arange(len(rows)), len(low)), np.tile(np.arange(len(k)), len(on))])
-        size = self.second.n_levels
-        self._rows, self._cols = i[one] * size + rows[two], j[one] * size + cols[two]
+        one, two = (
+            np.concatenate(pair)
+            for pair in zip(_meetings(low, block1[i], block2[rows]), _meetings(on, block1[i], block2[k]), strict=True)
+        )
+        self._rows, self._cols = self.level(i[one], rows[two]), self.level(j[one], cols[two])
         self._from_first, self._from_second = one, entry[two]
+
+
+def _meetings(chosen: IntArray, block: IntArray, other: IntArray) -> tuple[IntArray, IntArray]:
+    """Each of `chosen` with all places of `other` (c,) whose block is its own: (pairs,) each."""
+    order, count = np.argsort(other, kind="stable"), np.bincount(other, minlength=int(block.max()) + 1)
+    many = count[block[chosen]]
+    one = np.repeat(chosen, many)
+    return one, order[(np.cumsum(count) - count)[block[one]] + places(many)]

@@ -61,6 +61,13 @@ class OU:
         u, w, _ = self._weights(rho)
         return np.array([-2 * (u @ w)])
 
+    def logdets(self, rho: FloatArray) -> FloatArray:
+        return self._by_series(-np.log(-np.expm1(-2 * np.exp(rho[0]) * self.gaps)))
+
+    def logdets_gradient(self, rho: FloatArray) -> FloatArray:
+        u, w, _ = self._weights(rho)
+        return self._by_series(-2 * u * w)[None]
+
     def natural_names(self, effect: str, group: str) -> tuple[str, ...]:
         return (f"kappa_{effect}|{group}",)
 
@@ -75,6 +82,11 @@ class OU:
     def bounds(self) -> Bounds:
         """Where kappa is 0 (one constant a series) or infinite (independent levels) for double precision."""
         return rate_bounds(self.gaps)
+
+    def _by_series(self, terms: FloatArray) -> FloatArray:
+        """Sums over the gaps of each series."""
+        owner = np.repeat(np.arange(len(self.lengths)), self.lengths)[self._later]
+        return np.asarray(np.bincount(owner, terms, len(self.lengths)), dtype=np.float64)
 
     def _weights(self, rho: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """u = kappa d, w and s of every gap, each (c,); by f = exp(-u) <= 1, so that no large u overflows."""

@@ -47,6 +47,17 @@ def test_one_series_and_products(frame):
     assert [product.levels[c] for c in product.Z] == list(zip(frame.row, frame.col, strict=True))
 
 
+def test_a_field_for_each_level_of_a_group(frame):
+    fields = term("y ~ ar1(0 + row | g):ou(0 + col | g)", frame)
+    assert fields.describe() == "ar1(0 + row | g):ou(0 + col | g)" and fields.name == "g"
+    assert [fields.levels[c] for c in fields.Z] == list(zip(frame.g, frame.row, frame.col, strict=True))
+    seen = frame.groupby("g")
+    cells = [(g, r, c) for g, part in seen for r in range(1, 4) for c in sorted(set(part.col.astype(float)))]
+    assert list(fields.levels) == cells
+    nested = build_spec("y ~ ar1(0 + row | g/x):ar1(0 + col | g/x)", frame.assign(x=frame.x > 0.5)).terms
+    assert [t.name for t in nested] == ["g", "g:x"]
+
+
 def test_animals_without_rows_are_levels(frame):
     ped = term("y ~ ped(1 + x | id, P)", frame)
     assert list(ped.levels) == list(PEDIGREE.ids) and ped.effects == ("ped(Intercept)", "ped(x)")
@@ -91,6 +102,10 @@ def test_order_of_rows_kind_of_table_and_new_rows(frame, formula):
         ("y ~ ar1(0 + row):ped(1 | id, P)", "ar1(0 + row):ped(1 | id, P)", "a product is of two series"),
         ("y ~ ar1(0 + row)*ar1(0 + col)", "ar1", "a product of two series is written ar1"),
         ("y ~ ar1(0 + row) x ar1(0 + col)", "ar1", "a product of two series is written ar1"),
+        ("y ~ ped(1 | id + x, P):ar1(0 + t)", "ped(1 | id + x, P):ar1(0 + t)", "a product is of two series"),
+        ("y ~ ar1(0 + row | g):ar1(0 + col)", "ar1(0 + row | g):ar1(0 + col)", "with the same group"),
+        ("y ~ ar1(0 + row | g):ar1(0 + col | id)", "ar1(0 + row | g):ar1(0 + col | id)", "with the same group"),
+        ("y ~ (ar1(0 + row):ar1(0 + col) | g)", "ar1", "for each level of a group ar1"),
         ("y ~ rw1(0 + row):ar1(0 + col)", "rw1(0 + row):ar1(0 + col)", "two proper series"),
     ],
 )

@@ -14,6 +14,7 @@ from sparselmm.structures import (
     covariance_words,
 )
 from sparselmm.structures.ar1 import AR1
+from sparselmm.structures.fields import Fields
 from sparselmm.structures.known import Known
 from sparselmm.structures.kronecker import Kronecker
 from sparselmm.structures.ou import OU
@@ -51,6 +52,7 @@ PRECISIONS = {
     "rw2": (RW2([0.0, 1.0, 2.0, 3.5, 4.0, 0.0, 1.0, 2.5], [5, 3]), []),
     "known": (Known(np.array([[2.0, -0.5, 0.0], [-0.5, 1.0, 0.3], [0.0, 0.3, 1.5]])), []),
     "kronecker": (Kronecker(AR1([3]), AR1([4])), [[0.3, -0.8]]),
+    "fields": (Fields(AR1([3, 1, 2]), OU([0.0, 0.3, 1.0, 1.5, 2.0, 0.5], [2, 3, 1])), [[0.3, -0.8], [-1.0, 0.4]]),
 }
 
 
