@@ -13,8 +13,11 @@ import numpy as np
 import scipy.linalg as sla
 import scipy.sparse as sp
 
-from ._typing import FloatArray, IntArray
+from ._typing import BoolArray, FloatArray, IntArray
 from .equations import Equations
+
+RANK = 1.5e-8  # eigenvalues below this part of the largest are none (sqrt of the machine's, as lmerTest)
+UNEVEN = 1e4  # standard errors whose ratio is larger: contrasts in such units are standardised, else lmerTest's
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -230,3 +233,18 @@ class EffectErrors:
     solve: Callable[[FloatArray], FloatArray]
     low_rank: FloatArray
     given_beta: bool
+
+
+def uncorrelated(V: FloatArray) -> tuple[FloatArray, BoolArray]:
+    """K with K'VK = I in the columns (..., r) that are kept, zero in those that depend on them; V (..., r, r).
+
+    Eigenvectors of V, which lmerTest takes; in units that differ much, of the correlations: small ones would be lost.
+    """
+    size = np.sqrt(np.maximum(np.diagonal(V, axis1=-2, axis2=-1), 0.0))
+    size[size == 0.0] = 1.0
+    even = size.max(axis=-1, initial=0.0) <= UNEVEN * size.min(axis=-1, initial=np.inf)
+    size[even] = 1.0
+    d, P = np.linalg.eigh(V / (size[..., :, None] * size[..., None, :]))
+    keep = d > RANK * d.max(axis=-1, keepdims=True, initial=0.0)
+    root = np.sqrt(np.where(keep, d, 1.0))
+    return P * (keep / root)[..., None, :] / size[..., :, None], keep

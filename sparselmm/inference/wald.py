@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._typing import FloatArray
+from ..coefficients import uncorrelated
 
 if TYPE_CHECKING:
     from ..results import Fit
-
-RANK = 1.5e-8  # eigenvalues of L vcov L' below this part of the largest are none (sqrt of the machine's, as lmerTest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +46,5 @@ def wald(fit: "Fit") -> Wald:
 
 def orthogonal_contrasts(L: FloatArray, difference: FloatArray, vcov: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Uncorrelated combinations of the rows of L, (q, p), and their squared t values, (q,), q the rank of L."""
-    d, P = np.linalg.eigh(L @ vcov @ L.T)
-    keep = d > RANK * d.max(initial=0.0)
-    return P[:, keep].T @ L, (P[:, keep].T @ difference) ** 2 / d[keep]
+    K, keep = uncorrelated(L @ vcov @ L.T)
+    return K[:, keep].T @ L, (K[:, keep].T @ difference) ** 2

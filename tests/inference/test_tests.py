@@ -280,3 +280,17 @@ def test_arguments_of_another_kind():
     }.items():
         with pytest.raises(slm.ModelError, match=re.escape(message)):
             ask()
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_an_f_test_does_not_depend_on_units(unit):
+    """Variances of 1 and 1e-12: the second contrast was taken for a copy of the first, and F had one degree less."""
+    rng = np.random.default_rng(0)
+    d = pd.DataFrame({"x": rng.normal(size=100), "z": rng.normal(size=100), "g": np.repeat(np.arange(20), 5)})
+    d["y"] = d["x"] + 0.3 * d["z"] + rng.normal(size=20)[d["g"]] + rng.normal(size=100)
+    L = np.eye(3)[1:]
+    for ddf in ("satterthwaite", "wald"):
+        own, other = (slm.lmm("y ~ x + z + (1 | g)", t).test(L, ddf=ddf) for t in (d, d.assign(x=d["x"] * unit)))
+        assert other["num_df"].tolist() == [2]
+        np.testing.assert_allclose(other["F"], own["F"], rtol=1e-6)
+        np.testing.assert_allclose(other["den_df"], own["den_df"], rtol=1e-3)  # of other contrasts, as in lmerTest
