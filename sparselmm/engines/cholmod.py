@@ -204,11 +204,28 @@ def order(pattern: Pattern, rates: tuple[float, float, float]) -> tuple[sp.csc_m
         if trees and _metis_cannot_pay(pattern, trees["amd"], rates):
             break
         candidate = make(A, name)
-        trees[name] = predicted_tree(pattern, candidate.perm)
+        perm, trees[name] = _largest_last(candidate.perm, *predicted_tree(pattern, candidate.perm))
         if _flops(trees[name]) == min(map(_flops, trees.values())):
-            factor, best = candidate, name
+            factor, best, best_perm = candidate, name, perm
     others = {name: int(counts.sum()) for name, (_, counts) in trees.items() if name != best}
-    return A, factor, Ordering(best, factor.perm, *trees[best], others)
+    return A, factor, Ordering(best, best_perm, *trees[best], others)
+
+
+def _largest_last(perm: IntArray, parent: IntArray, counts: IntArray) -> tuple[IntArray, tuple[IntArray, IntArray]]:
+    """The order, and its parent and counts, with that tree of the forest at the end which has most operations.
+
+    Its last block is what threads share. Without this, 200,000 animals of whom some are nobody's relatives had a last
+    block of one column behind one of 12,800, and METIS was asked in vain.
+    """
+    roots = np.flatnonzero(parent < 0)
+    if len(roots) < 2:
+        return perm, (parent, counts)
+    begins = np.append(0, roots[:-1] + 1)
+    largest = np.argmax(np.add.reduceat(counts.astype(np.float64) ** 2, begins))
+    begin, end = begins[largest], roots[largest] + 1
+    order = np.concatenate([np.arange(begin), np.arange(end, len(perm)), np.arange(begin, end)])
+    place = np.append(np.argsort(order), -1)  # no parent: -1 stays so
+    return perm[order], (place[parent[order]], counts[order])
 
 
 def _metis_cannot_pay(pattern: Pattern, amd: tuple[IntArray, IntArray], rates: tuple[float, float, float]) -> bool:

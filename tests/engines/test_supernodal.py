@@ -5,10 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import scipy.linalg as sla
 
 from sparselmm._errors import EngineError
 from sparselmm.engines import cholmod, make_engine
-from sparselmm.engines.cholmod import Cholmod
+from sparselmm.engines.cholmod import Cholmod, _largest_last, predicted_tree
 from sparselmm.engines.supernodal import Supernodal
 from sparselmm.kernels.supernodal import CHUNK, NARROW
 from tests.engines.test_cholmod import CASES, RTOL, close, lower_pattern, values_on
@@ -66,6 +67,20 @@ def test_updates_in_several_pieces():
     inverse, cols = np.linalg.inv(M), np.repeat(np.arange(pattern.q), np.diff(pattern.indptr))
     assert engine.logdet() == pytest.approx(np.linalg.slogdet(M)[1], rel=RTOL)
     close(engine.selected_inverse(pattern.indices, cols), inverse[pattern.indices, cols])
+
+
+def test_the_largest_tree_of_a_forest_goes_last():
+    """Where threads look for a block to share: here one of 450 columns between loose columns and small trees."""
+    blocks = [np.ones((k, k), bool) for k in (1, 1, 3, 450, 2, 1, 1)]
+    pattern = lower_pattern(sla.block_diag(*blocks))
+    perm, tree = np.arange(pattern.q), predicted_tree(pattern, np.arange(pattern.q))
+    moved, (parent, counts) = _largest_last(perm, *tree)
+    np.testing.assert_array_equal(moved[-450:], np.arange(5, 455))
+    for found, expected in zip((parent, counts), predicted_tree(pattern, moved), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    engine = Supernodal(pattern)
+    assert engine._panels.size[-1] == 450
+    assert engine._has_root
 
 
 @pytest.mark.parametrize("A", [grid(40), forest(3000, 3)], ids=["grid", "forest"])
