@@ -97,6 +97,12 @@ class DenseLikelihood:
             out.append(np.einsum("lalb->lab", cov.reshape(m, r, m, r)))
         return tuple(out)
 
+    def beside_fixed(self, V: FloatArray) -> FloatArray:
+        """V (n, c) less its projection on the columns of X that are kept, weighted."""
+        root = np.ones((self.spec.n, 1)) if self.spec.weights is None else np.sqrt(self.spec.weights)[:, None]
+        Q = np.linalg.qr(root * self.spec.X[:, self.kept])[0]
+        return V - Q @ (Q.T @ (root * V)) / root
+
     def scaling(self) -> FloatArray:
         """Matrix S (k, k), x = S theta: coordinates of order one for an optimiser."""
         out = np.eye(self.parameters.count)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from ._typing import FloatArray
 from .charts import Chart, make_chart
 from .dense import DenseLikelihood
 from .equations import CrossProducts
+from .fixed import beside_diffuse, design_matrix
 from .likelihood import Derivatives, Evaluation, Likelihood
 from .optimize import Iteration, Optimum, Options
 from .parameters import Parameters
@@ -76,8 +78,7 @@ def estimate(
     """Minimise the criterion. held: `varpar` names with values. start: theta (k,), by moments and EM if None."""
     if reml not in (True, False):
         raise ModelError(f"reml={reml!r}: True for REML, False for maximum likelihood")
-    if reml and isinstance(likelihood, Likelihood):
-        check_apart(likelihood.products, likelihood.spec.terms, likelihood.parameters, held or {})
+    _check_apart(likelihood, held or {}, reml)
     before = likelihood.n_evaluations
     unit = likelihood(np.zeros(likelihood.parameters.count)).sigma if held else 1.0
     chart = make_chart(likelihood.parameters, likelihood.scaling(), held, unit)
@@ -108,6 +109,49 @@ def estimate(
     return Estimate(evaluation, derivatives, chart, optimum, reml, dict(held or {}), norm, n_iter, count, singular)
 
 
+def _check_apart(likelihood: Likelihood | DenseLikelihood, held: Mapping[str, float], reml: bool) -> None:
+    """`check_apart` for any likelihood. Null spaces, as the level of a random walk, have no prior by ML either."""
+    spec, parameters = likelihood.spec, likelihood.parameters
+    if isinstance(likelihood, DenseLikelihood):
+        p, n_null, beside = likelihood.n_fixed if reml else 0, 0, likelihood.beside_fixed
+    elif (fixed := likelihood.products.fixed).diffuse is not None:
+        p, n_null = fixed.n_columns if reml else fixed.n_null, fixed.n_null
+        beside = partial(beside_diffuse, spec, fixed, reml)
+    else:
+        return check_apart(likelihood.products, spec.terms, parameters, held) if reml else None
+    weights = np.ones(spec.n) if spec.weights is None else spec.weights
+    for term, where in zip(spec.terms, parameters.slices, strict=True):
+        if set(parameters.natural_names[where]).isdisjoint(held) and _is_within(term, p, beside, weights):
+            raise _not_apart(term, null=n_null > 0)
+
+
+def _is_within(term: RandomTerm, p: int, beside: Callable[[FloatArray], FloatArray], weights: FloatArray) -> bool:
+    """Whether nothing is left of an effect: of Z z for r draws of z, so that nothing is left of Z.
+
+    beside: V (n, r) -> V less its projection on p columns.
+    """
+    if term.Q is None and term.n_levels > p:
+        return False
+    Z, r, rng = design_matrix(term), term.n_effects, np.random.default_rng(0)
+    if len(np.unique(Z.indices // r)) > p:
+        return False
+    draws = [Z @ np.kron(rng.standard_normal((term.n_levels, 1)), np.eye(r)) for _ in range(r)]
+    size, left = (np.einsum("n,dna,dnb->ab", weights, V, V) for V in (draws, [beside(V) for V in draws]))
+    return _least_left(size, left) < WITHIN
+
+
+def _not_apart(term: RandomTerm, null: bool = False) -> ModelError:
+    """null: whether a null space may be what contains it."""
+    what, who = "the fixed effects", "REML"
+    out = ", or these fixed effects (by ML, reml=False, such a variance is zero)"
+    if null:
+        what, who, out = "the fixed effects, or levels without a prior,", "the likelihood", ""
+    return ModelError(
+        f"{term.describe()}: {what} contain {'it' if term.n_effects == 1 else 'effects of it'} in every level, so that "
+        f"{who} says nothing of its variance. Drop it{out}, or hold its parameters with fixed="
+    )
+
+
 def check_apart(
     products: CrossProducts, terms: Sequence[RandomTerm], parameters: Parameters, held: Mapping[str, float]
 ) -> None:
@@ -123,20 +167,16 @@ def check_apart(
             continue
         size, along = own[k].sum(axis=0), products.Zxy[k][levels, :, :p]
         part = np.einsum("lrp,pq,lsq->rs", along, np.linalg.inv(products.xy[:p, :p]), along)
-        if _least_left(size, part) < WITHIN:
-            raise ModelError(
-                f"{term.describe()}: the fixed effects contain {'it' if term.n_effects == 1 else 'effects of it'} in "
-                "every level, so that REML says nothing of its variance. Drop it, or these fixed effects (by ML, "
-                "reml=False, such a variance is zero), or hold its parameters with fixed="
-            )
+        if _least_left(size, size - part) < WITHIN:
+            raise _not_apart(term)
 
 
-def _least_left(size: FloatArray, part: FloatArray) -> float:
-    """Least eigenvalue of size - part relative to size (r, r), over directions in which effects are not collinear."""
+def _least_left(size: FloatArray, left: FloatArray) -> float:
+    """Least eigenvalue of left relative to size (r, r), over directions in which effects are not collinear."""
     scale = 1.0 / np.sqrt(np.diag(size))
     d, V = np.linalg.eigh(scale[:, None] * size * scale)
     root = scale[:, None] * V[:, d > COLLINEAR] / np.sqrt(d[d > COLLINEAR])
-    return float(np.linalg.eigvalsh(root.T @ (size - part) @ root)[0])
+    return float(np.linalg.eigvalsh(root.T @ left @ root)[0])
 
 
 def _start(likelihood: Likelihood | DenseLikelihood, start: FloatArray | None, reml: bool) -> tuple[FloatArray, int]:

@@ -170,8 +170,19 @@ def take_off(
     start = _residualise(y, spec.X, fixed, basis, weights)
     if fixed.diffuse is None:
         return replace(fixed, start=start), y
-    y, step, start_D = _residualise_sparse(y, basis, fixed.diffuse, _spelt_out(weights, spec.n))
-    return replace(fixed, start=start + sla.solve_triangular(fixed.R, step), start_D=start_D), y
+    rest, step, start_D = _residualise_sparse(y[:, None], basis, fixed.diffuse, _spelt_out(weights, spec.n))
+    start = start + sla.solve_triangular(fixed.R, step[:, 0])
+    return replace(fixed, start=start, start_D=start_D[:, 0]), rest[:, 0]
+
+
+def beside_diffuse(spec: ModelSpec, fixed: FixedDesign, reml: bool, V: FloatArray) -> FloatArray:
+    """V (n, c) less its W-projection on the fixed effects of a model with sparse ones; ML: on null spaces alone."""
+    weights = _spelt_out(row_weights(spec), spec.n)
+    assert fixed.diffuse is not None
+    if reml:
+        return _residualise_sparse(V, fixed_basis(spec, fixed), fixed.diffuse, weights)[0]
+    N = fixed.diffuse.D[:, : fixed.n_null]
+    return V - N @ _Gram(N, weights).project(V)[1] if fixed.n_null else V
 
 
 def _spelt_out(weights: FloatArray, n: int) -> FloatArray:
@@ -338,17 +349,17 @@ def _beside(
 
 
 def _residualise_sparse(
-    y: FloatArray, basis: FloatArray, diffuse: Diffuse, weights: FloatArray
+    V: FloatArray, basis: FloatArray, diffuse: Diffuse, weights: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """y less its projection on [basis, D], twice, and the coefficients of both; y already without basis's part."""
+    """V (n, c) less its projection on [basis, D], twice, and the coefficients of both, (p, c) and (d, c)."""
     gram, p = _Gram(diffuse.D, weights), basis.shape[1]
     right, on = gram.project(basis)
     S = np.eye(p) - right.T @ on
-    beta, a = np.zeros(p), np.zeros(diffuse.n_columns)
+    beta, a = np.zeros((p, V.shape[1])), np.zeros((diffuse.n_columns, V.shape[1]))
     for _ in range(2):
-        first = gram.project(y[:, None])[1][:, 0]
-        step = np.linalg.solve(S, basis.T @ (weights * y) - right.T @ first)
+        first = gram.project(V)[1]
+        step = np.linalg.solve(S, basis.T @ (weights[:, None] * V) - right.T @ first)
         change = first - on @ step
-        y = y - basis @ step - diffuse.D @ change
+        V = V - basis @ step - diffuse.D @ change
         beta, a = beta + step, a + change
-    return y, beta, a
+    return V, beta, a

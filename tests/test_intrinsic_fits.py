@@ -241,6 +241,21 @@ def test_a_random_walk_is_the_limit_of_ar1():
     assert found[2] < 1e-2 and found[1] < 0.15 * found[0] and found[2] < 0.15 * found[1]
 
 
+@pytest.mark.parametrize("reml", [True, False])
+def test_levels_of_walks_leave_nothing_of_an_intercept_of_the_same_groups(reml):
+    """The level of each walk has no prior: the criterion is the same at any variance of (1 | g), by ML too."""
+    rng = np.random.default_rng(8)
+    data = pd.DataFrame({"g": rng.integers(0, 6, 90), "t": rng.integers(0, 9, 90), "y": rng.normal(size=90)})
+    formula = "y ~ 1 + rw1(0 + t | g) + (1 | g)"
+    with pytest.raises(slm.ModelError, match="levels without a prior, contain it .* the likelihood says nothing"):
+        slm.lmm(formula, data, reml=reml)
+    held = [slm.lmm(formula, data, reml=reml, fixed={"sd_Intercept|g": sd}).deviance for sd in (0.2, 4.0)]
+    assert held[0] == pytest.approx(held[1], rel=1e-9)
+    coarse = data.assign(g=data.g.astype(str), h=data.g % 2)
+    with pytest.raises(slm.ModelError, match=r"\(1 \| h\)"):
+        slm.lmm("y ~ 1 + rw1(0 + t | g) + (1 | h)", coarse, reml=reml)
+
+
 def test_knots_without_data_are_interpolated():
     """A state between two others has their conditional mean, for rw1 the straight line; data elsewhere is unchanged."""
     data = simulated_walk().iloc[::4]

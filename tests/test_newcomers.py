@@ -32,10 +32,11 @@ def table() -> pd.DataFrame:
         ("y ~ h + (x | h)", r"\(1 \+ x \| h\): the fixed effects contain effects of it"),
     ],
 )
-def test_a_variance_that_reml_cannot_see_is_refused(table, formula, term):
+@pytest.mark.parametrize("engine", ["auto", "dense"])
+def test_a_variance_that_reml_cannot_see_is_refused(table, formula, term, engine):
     """The criterion does not depend on it; the search ran to 1e7, where rounding made 96 of an intercept of 0.96."""
     with pytest.raises(slm.ModelError, match=term):
-        slm.lmm(formula, table)
+        slm.lmm(formula, table, engine=engine)
 
 
 def test_such_a_variance_is_zero_by_ml_and_may_be_held(table):

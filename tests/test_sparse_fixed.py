@@ -123,6 +123,30 @@ def test_two_crossed_factors_of_many_levels():
     np.testing.assert_allclose(a([0.5]).beta, b([0.5]).beta, rtol=1e-7, atol=1e-7)
 
 
+WITHIN = ["f + (1 | f)", "x + f + (1 | coarse) + (1 | g)", "f + (1 + x | coarse)", "s + f + f:x + (0 + x | coarse)"]
+
+
+@pytest.mark.parametrize("right", WITHIN)
+@pytest.mark.parametrize("weights", [None, "w"])
+def test_a_term_within_a_sparse_factor_is_refused(right, weights):
+    """REML is the same at any variance, as it says itself at two of them."""
+    data = table()
+    data["coarse"], data["w"] = data["f"].cat.codes // 10, np.random.default_rng(1).uniform(0.5, 2, len(data))
+    with pytest.raises(slm.ModelError, match="the fixed effects contain .* REML says nothing of its variance"):
+        slm.lmm(f"y ~ {right}", data, weights=weights)
+    if right == WITHIN[0]:
+        held = [slm.lmm(f"y ~ {right}", data, weights=weights, fixed={"sd_Intercept|f": sd}) for sd in (0.3, 3.0)]
+        assert held[0].deviance == pytest.approx(held[1].deviance, rel=CRITERION)
+        assert slm.lmm(f"y ~ {right}", data, weights=weights, reml=False).varpar["sd_Intercept|f"] == 0.0
+
+
+def test_a_term_that_a_sparse_factor_contains_but_for_one_row_is_fitted():
+    data = table()
+    coarse = data["f"].cat.codes.to_numpy() // 10
+    coarse[0] = (coarse[0] + 1) % 15
+    assert slm.lmm("y ~ f + (1 | coarse) + (1 | g)", data.assign(coarse=coarse)).varpar["sd_Intercept|g"] > 0.5
+
+
 def test_beside_a_random_walk():
     data = table()
     data["t"] = np.random.default_rng(6).integers(0, 40, len(data))
