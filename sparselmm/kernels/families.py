@@ -18,28 +18,32 @@ REORDER = {"reassoc", "contract"}
 
 
 @njit(cache=True, nogil=True)
-def marker_moments(begin: int, end: int, raw: AnyArray, people: IntArray, count: IntArray, total: FloatArray,
-                   low: FloatArray, high: FloatArray) -> None:  # fmt: skip
-    """Of markers begin ... end-1 over `people` (columns of raw): how many are known, their sum, least and largest."""
+def marker_moments(begin: int, end: int, raw: AnyArray, people: IntArray, count: IntArray, first: FloatArray,
+                   total: FloatArray, low: FloatArray, high: FloatArray) -> None:  # fmt: skip
+    """Of markers begin ... end-1 over `people` (columns of raw): how many are known, the first one, the sum of their
+    differences from it, the least and the largest.
+    """
     for k in range(begin, end):
-        n, s, least, most = 0, 0.0, np.inf, -np.inf
+        n, origin, s, least, most = 0, 0.0, 0.0, np.inf, -np.inf
         for i in people:
             x = np.float64(raw[k, i])
             if x == MISSING or np.isnan(x):
                 continue
+            if n == 0:
+                origin = x
             n += 1
-            s += x
+            s += x - origin
             least, most = min(least, x), max(most, x)
-        count[k], total[k], low[k], high[k] = n, s, least, most
+        count[k], first[k], total[k], low[k], high[k] = n, origin, s, least, most
 
 
 @njit(cache=True, nogil=True)
-def fill_markers(raw: AnyArray, people: IntArray, value: FloatArray, out: FloatArray) -> None:
-    """out (k, m) = genotypes of `people`, value_k (k,) where they are missing."""
+def fill_markers(raw: AnyArray, people: IntArray, centre: FloatArray, value: FloatArray, out: FloatArray) -> None:
+    """out (k, m) = genotypes of `people` less centre_k, value_k (k,) where they are missing."""
     for k in range(len(raw)):
         for i in range(len(people)):
             x = np.float64(raw[k, people[i]])
-            out[k, i] = value[k] if x == MISSING or np.isnan(x) else x
+            out[k, i] = value[k] if x == MISSING or np.isnan(x) else x - centre[k]
 
 
 @njit(cache=True, nogil=True)
@@ -74,22 +78,22 @@ def _dot(h: FloatArray, x: FloatArray) -> float:
 
 
 @njit(cache=True, nogil=True)
-def _load(raw: AnyArray, people: IntArray, value: float, x: FloatArray) -> None:
-    """x (width,) = one marker's genotypes raw (samples,) at `people`, `value` where they are missing."""
+def _load(raw: AnyArray, people: IntArray, centre: float, value: float, x: FloatArray) -> None:
+    """x (width,) = one marker's genotypes raw (samples,) at `people` less `centre`, `value` where they are missing."""
     for f in range(len(people)):
         g = np.float64(raw[people[f]])
-        x[f] = value if g == MISSING or np.isnan(g) else g
+        x[f] = value if g == MISSING or np.isnan(g) else g - centre
 
 
 @njit(cache=True, nogil=True)
 def family_products(
-    begin: int, end: int, raw: AnyArray, value: FloatArray, people: IntArray, sizes: IntArray, counts: IntArray,
-    B: FloatArray, h: FloatArray, quadratic: FloatArray, linear: FloatArray,
+    begin: int, end: int, raw: AnyArray, centre: FloatArray, value: FloatArray, people: IntArray, sizes: IntArray,
+    counts: IntArray, B: FloatArray, h: FloatArray, quadratic: FloatArray, linear: FloatArray,
 ) -> None:  # fmt: skip
     """quadratic (k, c) = g'B_c g and linear (k, d) = g'h_d of markers begin ... end-1, which are zero before.
 
-    raw (k, samples); value (k,) of missing genotypes; people (m,) in the order of families; sizes, counts: of each
-    group of families. B (c, packed); h (d, m).
+    raw (k, samples), from which centre (k,) is taken off; value (k,) of missing genotypes; people (m,) in the order of
+    families; sizes, counts: of each group of families. B (c, packed); h (d, m).
     """
     x = np.empty((np.max(sizes), TILE))
     base, packed = 0, 0
@@ -100,7 +104,7 @@ def family_products(
             for k in range(begin, end):
                 for a in range(s):
                     start = base + a * n + first
-                    _load(raw[k], people[start : start + width], value[k], x[a, :width])
+                    _load(raw[k], people[start : start + width], centre[k], value[k], x[a, :width])
                     for d in range(len(h)):
                         linear[k, d] += _dot(h[d, start : start + width], x[a, :width])
                 for c in range(len(B)):

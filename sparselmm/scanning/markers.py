@@ -14,11 +14,12 @@ import pandas as pd
 import scipy.sparse as sp
 
 from .._errors import DataError, ModelError
-from .._typing import AnyArray
+from .._typing import AnyArray, IntArray
 from ..kernels.families import MISSING
 
 ROWS = 2048  # samples that are transposed at a time, within the cache: 0.37 ms a marker of 100,000 people at once
 MISSING_IN_FLOATS = (-9.0, -99.0, -999.0, -9999.0)  # PLINK's and others'; no dosage or standardised genotype
+CODES_BESIDE_COUNTS = (5.0, 9.0, 99.0)  # where no count comes near them
 CODES = 127  # whole numbers from here on (127, 129, 255, 999) are no counts of alleles
 MAGIC = b"\x6c\x1b\x01"  # of a bed file, marker by marker
 BIM = ["chromosome", "marker", "cm", "position", "allele", "other_allele"]
@@ -114,7 +115,7 @@ def by_marker(values: Any, n_samples: int | None = None) -> AnyArray:
     return out
 
 
-def check_floats(lowest: AnyArray) -> None:
+def check_floats(lowest: AnyArray, largest: AnyArray) -> None:
     """DataError where a marker's least genotype (k,) of type float is a code for missing."""
     odd = lowest[np.isin(lowest, MISSING_IN_FLOATS)]
     if len(odd):
@@ -127,6 +128,27 @@ def check_codes(lowest: AnyArray, largest: AnyArray) -> None:
     if odd:
         raise DataError(
             f"genotypes have the whole number {odd[0]:g}: {MISSING} is missing (or NaN in floats), others count alleles"
+        )
+
+
+def check_gap(raw: AnyArray, people: IntArray, lowest: AnyArray, largest: AnyArray) -> None:
+    """DataError where all genotypes of a block (k, samples) are counts but for a code, twice as large at least or -1.
+
+    Of BLUPF90 and FImpute (5), EIGENSTRAT and AlphaImpute (9), scikit-allel (-1). Counts of polyploids have the numbers
+    between; -1, 0, 1 are another way to write genotypes.
+    """
+    low = lowest.min(initial=0.0)
+    high = largest.max(initial=0.0, where=np.isfinite(largest))
+    if low == -1.0 and high >= 2.0:
+        code, beside = low, raw != np.floor(raw)
+    elif low == 0.0 and high in CODES_BESIDE_COUNTS:
+        code, beside = high, (raw > high / 2.0) & (raw != high)
+    else:
+        return
+    if not (beside & ~np.isnan(raw))[:, people].any():
+        raise DataError(
+            f"genotypes have the number {code:g} beside counts of alleles: a code for missing, it seems. Missing is "
+            f"{MISSING} in bytes, NaN in floats: np.where(G == {code:g}, np.nan, G). If it is none, give (G + 1) / 3"
         )
 
 

@@ -26,6 +26,7 @@ from ..kernels.families import family_products, fill_markers
 from ..results import Fit
 
 LARGEST_FAMILY = 32  # people: x'Bx costs 16 products a person there, no more than a solve through the equations
+EXPLAINED = 1e-10  # of a column's length that P leaves: rounding, and the column is one of the fixed effects
 SOLVED = 4_000_000  # numbers of a right-hand side at a time: 32 MB, as much again for what the solve makes
 
 
@@ -71,6 +72,14 @@ class NullModel:
         """M^-1 right, (q, k)."""
         return self.at.engine.solve(right) if len(right) else right
 
+    def explains(self, U: FloatArray) -> bool:
+        """Whether the columns U (n, k) are combinations of the fixed effects: P U = 0 but for rounding."""
+        WU = self.W @ U
+        A = self.ZL.T @ WU
+        b = sla.cho_solve((self.RX, True), self.WX.T @ U - self.E.T @ A)
+        PU = WU - self.WX @ b - self.W @ (self.ZL @ (self.solve(A) - self.E @ b))
+        return bool((np.linalg.norm(PU, axis=0) <= EXPLAINED * np.linalg.norm(WU, axis=0)).all())
+
     def gram(self, U: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         """U'P U (k, k), U'P y (k,) and the diagonal of U'V^-1 U (k,) of dense columns (n, k)."""
         WU, A = self.W @ U, self.ZL.T @ (self.W @ U)
@@ -112,7 +121,8 @@ class PeopleProducts:
     """Of markers g (m,) over people and U_j = diag(c_j) S g: g'U_j'P U_l g and g'U_j'P y for each block of markers.
 
     codes: (n,) person of each row; covariates (n, c), the first one all ones. people: (m,) the sample of each person.
-    families: how V^-1 falls apart, None where it does not (much).
+    families: how V^-1 falls apart, None where it does not (much). centred: whether the fixed effects take up whatever
+    is taken off a marker, which is what keeps the digits of one with a large mean.
     """
 
     def __init__(self, null: NullModel, codes: IntArray, people: IntArray, covariates: FloatArray):
@@ -123,19 +133,20 @@ class PeopleProducts:
         self.pairs = [(j, k) for j in range(self.c) for k in range(j + 1)]
         self.UWU = [sp.csr_array(self.columns[j].U.T @ self.columns[k].WU) for j, k in self.pairs]
         self.h = np.vstack([x for c in self.columns for x in (c.score[None], c.H)])
-        self.families = _families(self)
+        self.families, self.centred = _families(self), null.explains(covariates)
 
-    def __call__(self, raw: AnyArray, value: FloatArray) -> "Products":
-        """raw (k, samples), value (k,) of missing genotypes."""
+    def __call__(self, raw: AnyArray, centre: FloatArray, value: FloatArray) -> "Products":
+        """raw (k, samples), from which centre (k,) is taken off; value (k,) of missing genotypes."""
         if self.families is not None:
-            return self._combine(*self.families.products(raw, value, self.people, self.h))
+            return self._combine(*self.families.products(raw, centre, value, self.people, self.h))
         step, parts = max(1, SOLVED // max(self.m, self.null.ZL.shape[1])), []
         with blas_threads(0.0):
             for first in range(0, len(raw), step):
-                G = np.empty((len(raw[first : first + step]), self.m))
-                fill_markers(raw[first : first + step], self.people, value[first : first + step], G)
+                part = slice(first, first + step)
+                G = np.empty((len(raw[part]), self.m))
+                fill_markers(raw[part], self.people, centre[part], value[part], G)
                 parts.append((self._by_solving(np.ascontiguousarray(G.T)), G @ self.h.T))
-        return self._combine(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        return self._combine(*(np.concatenate(x) for x in zip(*parts, strict=True)))
 
     def _by_solving(self, G: FloatArray) -> FloatArray:
         """g'U_j'V^-1 U_l g, (k, pairs); G (m, k)."""
@@ -179,14 +190,14 @@ class Families:
     B: FloatArray
 
     def products(
-        self, raw: AnyArray, value: FloatArray, people: IntArray, h: FloatArray
+        self, raw: AnyArray, centre: FloatArray, value: FloatArray, people: IntArray, h: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
         """g'B g (k, pairs) and g'h (k, d); h (d, m)."""
         quadratic, linear = np.zeros((len(raw), len(self.B))), np.zeros((len(raw), len(h)))
         sorted_h = np.ascontiguousarray(h[:, self.order])
         bounds = np.linspace(0, len(raw), min(len(raw), get_threads()) + 1).astype(np.int64)
         parallel(
-            family_products, bounds, raw, value, people[self.order], self.sizes, self.counts, self.B, sorted_h,
+            family_products, bounds, raw, centre, value, people[self.order], self.sizes, self.counts, self.B, sorted_h,
             quadratic, linear,
         )  # fmt: skip
         return quadratic, linear

@@ -10,13 +10,13 @@ import pandas as pd
 
 from .._errors import DataError, ModelError, SparselmmError
 from .._typing import AnyArray, FloatArray
-from ..engines.threads import get_threads, parallel
-from ..kernels.families import mark_missing, marker_moments
+from ..kernels.families import mark_missing
 from ..mapping import map_blocks
 from ..results import Fit
-from .association import CONFOUNDED, NO_GENOTYPE, NO_VARIATION, TESTS, Statistics, statistics
+from .association import CONFOUNDED, TESTS, Statistics, statistics
 from .gaps import products_without
-from .markers import MarkerBlock, MarkerSource, check_codes, check_floats, open_markers
+from .markers import MarkerBlock, MarkerSource, open_markers
+from .moments import Moments, moments
 from .people import align, covariates
 from .projection import NullModel, PeopleProducts
 from .refit import refit_with
@@ -24,7 +24,6 @@ from .result import Scan
 from .store import Store, describe_fit, digest
 
 GENOTYPES = 16_000_000  # of a block: 128 MB in floats, 16 in bytes
-INFINITE = "infinite values"
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,52 +238,35 @@ class _Null:
         self.sigma2 = fit.sigma**2 if held else None
 
     def table(self, block: MarkerBlock) -> pd.DataFrame:
-        known, mean, reason = self._moments(block.raw)
-        value = np.where(reason == "", mean, 0.0)
-        found = statistics(self.products(block.raw, value), self.null.ss, self.df, self.sigma2)
+        of = moments(block.raw, self.people, self.products.centred)
+        known, reason = of.known, of.reason
+        found = statistics(self.products(block.raw, of.centre, of.fill), self.null.ss, self.df, self.sigma2)
         if self.options.missing == "drop":
             for k in np.flatnonzero((reason == "") & (known < len(self.people))).tolist():
-                reason[k] = self._without(block.raw[k], k, found)
+                reason[k] = self._without(block.raw[k], of.centre[k], k, found)
         out = [found.beta, found.se, found.p_effect]
         for array in (*out, found.statistic, found.p):
             array[reason != ""] = np.nan
         reason[(reason == "") & np.isnan(found.p)] = CONFOUNDED
-        table = block.info.reset_index(drop=True).assign(n=known, mean=np.where(known > 0, mean, np.nan))
+        table = block.info.reset_index(drop=True).assign(n=known, mean=np.where(known > 0, of.mean, np.nan))
         table = table.assign(**self._effects(*out), statistic=found.statistic, p_value=found.p, reason=reason)
-        return table if self.options.reestimate is None else self._again(table, block.raw, mean)
+        return table if self.options.reestimate is None else self._again(table, block.raw, of)
 
     def _effects(self, beta: FloatArray, se: FloatArray, p: FloatArray) -> dict[str, FloatArray]:
         """Columns `effect`, `se` and those of interactions; with these also `p_effect`, of each alone."""
         kinds = {"effect": beta, "se": se} | ({"p_effect": p} if beta.shape[1] > 1 else {})
         return {f"{kind}{s}": a[:, j] for j, s in enumerate(self.suffixes) for kind, a in kinds.items()}
 
-    def _moments(self, raw: AnyArray) -> tuple[AnyArray, FloatArray, AnyArray]:
-        """How many people have a genotype, its mean, and why a marker cannot be tested ("" where it can)."""
-        k = len(raw)
-        count, (total, low, high) = np.empty(k, np.int64), np.empty((3, k))
-        bounds = np.linspace(0, k, min(k, get_threads()) + 1).astype(np.int64)
-        with np.errstate(invalid="ignore"):
-            parallel(marker_moments, bounds, raw, self.people, count, total, low, high)
-            mean = total / np.maximum(count, 1)
-        if raw.dtype == np.int8:
-            check_codes(low, high)
-        else:
-            check_floats(low)
-        reason = np.where(low >= high, NO_VARIATION, "").astype(object)
-        reason[count == 0] = NO_GENOTYPE
-        reason[np.isinf(low) & (count > 0) | np.isinf(high) & (count > 0)] = INFINITE
-        return count, mean, reason
-
-    def _columns(self, raw: AnyArray, mean: float) -> tuple[FloatArray, AnyArray]:
-        """U (n, c) of one marker, and the rows (n,) whose genotype is missing."""
+    def _columns(self, raw: AnyArray, centre: float, fill: float) -> tuple[FloatArray, AnyArray]:
+        """U (n, c) of one marker less `centre`, `fill` where it is missing, and the rows (n,) where that is so."""
         gone = np.empty(len(self.people), bool)
         mark_missing(raw, self.people, gone)
-        g = np.where(gone, mean, raw[self.people].astype(np.float64))
+        g = np.where(gone, fill, raw[self.people].astype(np.float64) - centre)
         return g[self.codes][:, None] * self.X, gone[self.codes]
 
-    def _without(self, raw: AnyArray, k: int, found: Statistics) -> str:
+    def _without(self, raw: AnyArray, centre: float, k: int, found: Statistics) -> str:
         """Marker k's statistics without the people whose genotype is missing, in place; why there are none, or ""."""
-        U, gone = self._columns(raw, 0.0)
+        U, gone = self._columns(raw, centre, 0.0)
         try:
             products, ss, rank = products_without(self.null, U, gone)
         except ModelError as error:
@@ -294,14 +276,14 @@ class _Null:
             getattr(found, name)[k] = getattr(alone, name)[0]
         return ""
 
-    def _again(self, table: pd.DataFrame, raw: AnyArray, mean: FloatArray) -> pd.DataFrame:
+    def _again(self, table: pd.DataFrame, raw: AnyArray, of: Moments) -> pd.DataFrame:
         """With columns of models with variance parameters of their own, NaN where p_value is not below the limit."""
         drop = self.options.missing == "drop"
         names = [f"{kind}_lmm{s}" for s in self.suffixes for kind in ("effect", "se")]
         names += ["statistic_lmm", "p_lmm"]
         out, reason = np.full((len(table), len(names)), np.nan), table["reason"].to_numpy(dtype=object, copy=True)
         for k in np.flatnonzero(table["p_value"] < self.options.reestimate).tolist():
-            U, gone = self._columns(raw[k], 0.0 if drop else float(mean[k]))
+            U, gone = self._columns(raw[k], of.centre[k], 0.0 if drop else of.fill[k])
             try:
                 again = refit_with(self.fit, U, self.suffixes, gone if drop else None, self.options.test)
             except SparselmmError as error:

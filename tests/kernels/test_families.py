@@ -19,7 +19,7 @@ def problem(kind):
     blocks = [
         [(lambda a: a + a.T)(rng.normal(size=(s, s))) for _ in range(n)] for s, n in zip(sizes, counts, strict=True)
     ]
-    return raw, people, sizes, counts, blocks, rng.normal(size=(3, m)), rng.uniform(size=6)
+    return raw, people, sizes, counts, blocks, rng.normal(size=(3, m)), *rng.uniform(size=(2, 6))
 
 
 def packed(blocks):
@@ -31,19 +31,19 @@ def packed(blocks):
     return np.concatenate(parts)[None]
 
 
-def filled(raw, people, value):
+def filled(raw, people, centre, value):
     G = raw[:, people].astype(float)
     missing = np.isnan(G) | (G == -127)
-    return np.where(missing, value[:, None], G), missing
+    return np.where(missing, value[:, None], G - centre[:, None]), missing
 
 
 @pytest.mark.parametrize("kind", [np.int8, np.float64])
 def test_products_are_those_of_plain_loops(kind):
-    raw, people, sizes, counts, blocks, h, value = problem(kind)
+    raw, people, sizes, counts, blocks, h, centre, value = problem(kind)
     quadratic, linear = np.zeros((6, 1)), np.zeros((6, 3))
     for begin, end in ((0, 2), (2, 6)):
-        family_products(begin, end, raw, value, people, sizes, counts, packed(blocks), h, quadratic, linear)
-    G, _ = filled(raw, people, value)
+        family_products(begin, end, raw, centre, value, people, sizes, counts, packed(blocks), h, quadratic, linear)
+    G, _ = filled(raw, people, centre, value)
     expected, base = np.zeros(6), 0
     for s, n, group in zip(sizes, counts, blocks, strict=True):
         for f, B in enumerate(group):
@@ -56,17 +56,19 @@ def test_products_are_those_of_plain_loops(kind):
 
 @pytest.mark.parametrize("kind", [np.int8, np.float64])
 def test_moments_and_gaps(kind):
-    raw, people, *_, value = problem(kind)
+    raw, people, *_, centre, value = problem(kind)
     raw[2, people] = -127 if kind is np.int8 else np.nan
-    count, (total, low, high) = np.empty(6, np.int64), np.empty((3, 6))
-    marker_moments(0, 6, raw, people, count, total, low, high)
-    G, missing = filled(raw, people, value)
+    count, (first, total, low, high) = np.empty(6, np.int64), np.empty((4, 6))
+    marker_moments(0, 6, raw, people, count, first, total, low, high)
+    G, missing = filled(raw, people, centre, value)
     out = np.empty(G.shape)
-    fill_markers(raw, people, value, out)
+    fill_markers(raw, people, centre, value, out)
     np.testing.assert_array_equal(out, G)
+    G = raw[:, people].astype(float)
     for k in range(6):
         known = G[k, ~missing[k]]
-        assert (count[k], total[k]) == (len(known), known.sum())
+        assert (count[k], first[k]) == (len(known), known[0] if len(known) else 0.0)
+        assert total[k] == (known - first[k]).sum()
         assert (low[k], high[k]) == (known.min(initial=np.inf), known.max(initial=-np.inf))
         gone = np.empty(len(people), bool)
         mark_missing(raw[k], people, gone)

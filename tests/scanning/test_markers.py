@@ -122,6 +122,13 @@ def test_damaged_files(null, prefix, damage, message):
         slm.scan(null, prefix, sample="id")
 
 
+def with_code(code, kind, ploidy=2):
+    """Counts of two markers, one genotype in thirty `code`."""
+    G = np.random.default_rng(1).binomial(ploidy, 0.5, (75, 2))
+    G[::30] = code
+    return G.astype(kind)
+
+
 @pytest.mark.parametrize(
     ("genotypes", "options", "message"),
     [
@@ -131,6 +138,12 @@ def test_damaged_files(null, prefix, damage, message):
         (np.full((75, 2), -1, dtype=np.int32), {}, "the whole number -1: -127 is missing"),
         (np.full((75, 2), 255, dtype=np.uint8), {}, "the whole number 255: -127 is missing"),
         (np.full((75, 2), 127, dtype=np.int8), {}, "the whole number 127: -127 is missing"),
+        (with_code(9, np.int8), {}, "the number 9 beside counts of alleles: a code for missing, it seems"),
+        (with_code(9, np.float32), {}, r"np.where\(G == 9, np.nan, G\)"),
+        (with_code(5, np.int64), {}, "the number 5 beside counts"),
+        (with_code(99, np.int8), {}, "the number 99 beside counts"),
+        (with_code(9, np.int8, ploidy=4), {}, "the number 9 beside counts"),
+        (with_code(-1, np.float64), {}, "the number -1 beside counts"),
         (np.zeros((75, 2)), {"markers": ["a"]}, "1 ids for 2 columns"),
         (np.zeros((75, 2)), {"samples": ["a"]}, "1 ids for genotypes of 75 samples"),
         (np.zeros((75, 2)), {"markers": pd.DataFrame({"id": [1, 2]})}, "needs a column 'marker'"),
@@ -151,6 +164,31 @@ def test_damaged_files(null, prefix, damage, message):
 def test_bad_genotypes(made, null, genotypes, options, message):
     with pytest.raises(slm.DataError, match=message):
         slm.scan(null, genotypes, sample="id", **{"samples": made.ids} | options)
+
+
+@pytest.mark.parametrize("ploidy", [3, 4, 6, 8, 10, 12])
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int64, np.float64])
+def test_counts_of_polyploids_are_taken_as_they_are(made, null, ploidy, kind):
+    G = np.random.default_rng(ploidy).binomial(ploidy, 0.5, (75, 40)).astype(kind)
+    table = slm.scan(null, G, samples=made.ids, sample="id").table
+    np.testing.assert_allclose(table["mean"], G.mean(axis=0), rtol=SAME_RTOL)
+    assert (table.n == 75).all() and (table.reason == "").all()
+
+
+@pytest.mark.parametrize("code", [9, 5, 99, -1])
+def test_what_the_error_of_a_code_recommends(made, null, code):
+    G = with_code(code, np.float64)
+    options = {"samples": made.ids, "sample": "id"}
+    assert (slm.scan(null, np.where(G == code, np.nan, G), **options).table.n == 72).all()
+    thirds = slm.scan(null, (G + 1) / 3, **options).table
+    np.testing.assert_allclose(3 * thirds["mean"] - 1, G.mean(axis=0), rtol=SAME_RTOL)
+    assert (thirds.n == 75).all()
+
+
+def test_minus_one_zero_and_one_are_genotypes(made, null):
+    minus = slm.scan(null, made.frame - 1.0, sample="id").table
+    frame = slm.scan(null, made.frame, sample="id").table
+    pd.testing.assert_frame_equal(minus.drop(columns="mean"), frame.drop(columns="mean"), rtol=SAME_RTOL)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared references are not here")

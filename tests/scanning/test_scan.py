@@ -80,6 +80,55 @@ def test_every_marker_is_the_textbooks(made, request, which, missing, interact, 
         assert row.n == np.isfinite(made.genotypes[:, j]).sum()
 
 
+@pytest.mark.parametrize("which", ["null", "family_null"])
+@pytest.mark.parametrize("missing", ["mean", "drop"])
+@pytest.mark.parametrize("interact", [None, "x"])
+@pytest.mark.parametrize("offset", [1e6, -1e8])
+def test_a_large_mean_costs_no_digits(made, request, which, missing, interact, offset):
+    """The textbook has the marker without it. Markers used to be refused here, and to have nine digits at 1e3."""
+    fit = request.getfixturevalue(which)
+    far = slm.scan(fit, made.frame + offset, sample="id", missing=missing, interact=interact).table
+    near = slm.scan(fit, made.frame, sample="id", missing=missing, interact=interact).table
+    for j in np.setdiff1d(np.arange(len(far)), UNTESTED):
+        beta, se, _, _ = expected(fit, made, j, missing, bool(interact))
+        names = ["", "_x"][: len(beta)]
+        np.testing.assert_allclose([far[f"effect{s}"][j] for s in names], beta, rtol=EXACT_RTOL)
+        np.testing.assert_allclose([far[f"se{s}"][j] for s in names], se, rtol=EXACT_RTOL)
+    pd.testing.assert_frame_equal(far.drop(columns="mean"), near.drop(columns="mean"), rtol=EXACT_RTOL)
+    np.testing.assert_allclose(far["mean"] - offset, near["mean"], atol=1e-15 * abs(offset))
+
+
+@pytest.mark.parametrize("missing", ["mean", "drop"])
+def test_a_large_mean_costs_no_digits_of_reestimated_markers(made, family_null, missing):
+    frame, options = made.frame[["rs0", "rs7"]], {"sample": "id", "missing": missing, "reestimate": 1.0}
+    near, far = (slm.scan(family_null, frame + offset, **options).table for offset in (0.0, 1e6))
+    scale = near.se_lmm
+    np.testing.assert_allclose((far.effect_lmm - near.effect_lmm) / scale, 0.0, atol=FIT_RTOL)
+    np.testing.assert_allclose(far.se_lmm, scale, rtol=FIT_RTOL)
+
+
+@pytest.mark.parametrize("formula", ["y ~ 0 + x + (1 | id)", "y ~ 1 + (1 | id)"])
+def test_nothing_is_taken_off_a_marker_where_the_fixed_effects_would_notice(made, formula):
+    """Without an intercept, or with the interaction of a covariate that is no fixed effect."""
+    fit = slm.lmm(formula, made.data)
+    W = naive.marginal_cov(
+        [indicator(people(made.data), 75)], [(fit.varpar.iloc[0] / fit.sigma) ** 2 * np.eye(75)], len(made.data)
+    )
+    table = slm.scan(fit, made.frame, sample="id", interact={"x": made.data.x.to_numpy()}).table
+    g = made.genotypes[:, 1]
+    g = np.where(np.isnan(g), np.nanmean(g), g)[people(made.data)]
+    U = np.column_stack([g, g * made.data.x])
+    beta, se, _ = dense_marker(fit, W, U, np.ones(len(g), bool), "wald")
+    np.testing.assert_allclose(table.loc[1, ["effect", "effect_x"]].astype(float), beta, rtol=EXACT_RTOL)
+    np.testing.assert_allclose(table.loc[1, ["se", "se_x"]].astype(float), se, rtol=EXACT_RTOL)
+
+
+def test_a_constant_and_rounding_do_not_vary(made, null):
+    G = np.where(np.arange(75)[:, None] % 2 == 0, 0.3, 0.1 + 0.2) + np.array([[0.0, 1e6]])
+    table = slm.scan(null, G, samples=made.ids, sample="id").table
+    assert (table.reason == "no variation").all() and table.p_value.isna().all()
+
+
 def test_markers_that_cannot_be_tested_have_a_reason(made, null):
     table = slm.scan(null, made.frame, sample="id").table
     assert table.reason.tolist() == [REASONS.get(j, "") for j in range(12)]
