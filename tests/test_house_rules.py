@@ -13,7 +13,7 @@ ROOT = Path(sparselmm.__file__).parent
 LONGEST_FUNCTION, LONGEST_FILE = 80, 500
 # DESIGN section 6: a module imports from its own row and from lower ones; rows of single modules by their name
 LAYERS = {
-    **dict.fromkeys(["_typing", "_errors"], 0),
+    **dict.fromkeys(["_typing", "_errors", "_tables"], 0),
     **dict.fromkeys(["kernels"], 1),
     **dict.fromkeys(["structures", "engines", "closed_form", "datasets"], 2),
     **dict.fromkeys(["terms"], 3),
@@ -32,7 +32,8 @@ LAYERS = {
     **dict.fromkeys(["multi"], 9.5),
     **dict.fromkeys(["api", "cli", "__init__", "__main__"], 10),
 }
-ALONE = {"closed_form": {"_errors", "_typing"}, "datasets": {"_errors"}, "_errors": set(), "_typing": set()}
+ALONE = {"closed_form": {"_errors", "_typing"}, "datasets": {"_errors"}}
+ALONE |= {name: set() for name in ("_errors", "_typing", "_tables")}
 SIBLINGS = [("formula", "equations"), ("report", "plots")]
 LATE = {"results": {"inference", "report"}}  # thin accessors: the import stands inside the method
 

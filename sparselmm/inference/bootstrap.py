@@ -22,7 +22,7 @@ from .._errors import ModelError
 from .._typing import BoolArray, FloatArray
 from .profile_paths import scale_of
 from .replicates import Header, Replicate, Store
-from .samplers import OneByOne, Together, make_sampler
+from .samplers import Sampler, make_sampler
 from .simulate import check_count
 
 if TYPE_CHECKING:
@@ -179,12 +179,8 @@ def bootstrap(
         raise ModelError(f"effects={effects!r}: one of 'new', 'fitted'")
     estimates = _values(fit)
     store = Store.open(file, Header.of(fit, estimates, effects, seed))
-    missing = [i for i in range(n) if i not in store.done]
-    with _showing(progress, n, n - len(missing)) as advance, _run(fit, effects, store.seed, missing, workers) as found:
-        for replicate in found:
-            store.add(replicate)
-            advance()
-    rows = [store.done[i] for i in range(n)]
+    make = partial(make_sampler, portable(fit) if workers > 1 else fit, effects, store.seed)
+    rows = replicates(make, store, n, workers, progress)
     table = pd.DataFrame(np.array([r.values for r in rows]), columns=estimates.index)
     converged, singular = (np.array([getattr(r, k) for r in rows]) for k in ("converged", "singular"))
     return Bootstrap(table, estimates, converged, singular, store.seed, fit, effects)
@@ -194,10 +190,20 @@ def _values(fit: "Fit") -> pd.Series:
     return pd.concat([fit.fixef, fit.varpar])
 
 
-_sampler: OneByOne | Together | None = None
+def replicates(make: Callable[[], Sampler], store: Store, n: int, workers: int, progress: bool) -> list[Replicate]:
+    """Numbers 0 ... n - 1, of which `store` may have some; make: what each process begins with."""
+    missing = [i for i in range(n) if i not in store.done]
+    with _showing(progress, n, n - len(missing)) as advance, _run(make, missing, workers) as found:
+        for replicate in found:
+            store.add(replicate)
+            advance()
+    return [store.done[i] for i in range(n)]
 
 
-def _begin(make: Callable[[], OneByOne | Together]) -> None:
+_sampler: Sampler | None = None
+
+
+def _begin(make: Callable[[], Sampler]) -> None:
     global _sampler
     _sampler = make()
 
@@ -208,10 +214,9 @@ def _some(numbers: Sequence[int]) -> list[Replicate]:
 
 
 @contextmanager
-def _run(fit: "Fit", effects: str, seed: int, numbers: Sequence[int], workers: int) -> Iterator[Iterable[Replicate]]:
+def _run(make: Callable[[], Sampler], numbers: Sequence[int], workers: int) -> Iterator[Iterable[Replicate]]:
     """The replicates, in order as they come."""
     workers = min(workers, len(numbers))
-    make = partial(make_sampler, _portable(fit) if workers > 1 else fit, effects, seed)
     if workers <= 1:
         sampler = make()
         yield chain.from_iterable(map(sampler.replicates, _blocks(numbers, sampler.size)))
@@ -225,7 +230,7 @@ def _blocks(numbers: Sequence[int], size: int) -> list[Sequence[int]]:
     return [numbers[lo : lo + size] for lo in range(0, len(numbers), size)]
 
 
-def _portable(fit: "Fit") -> "Fit":
+def portable(fit: "Fit") -> "Fit":
     """Without the encoding of new rows, whose context may hold functions that cannot travel to a process."""
     spec = replace(fit.spec, encoding=None)
     likelihood = copy.copy(fit.likelihood)

@@ -1,51 +1,118 @@
 """Likelihood-ratio tests of nested models, with AIC and BIC."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from textwrap import fill
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
 from .._errors import ModelError
+from .._tables import WIDTH, Table
 from .._typing import FloatArray
 from ..charts import SIGMA
 from ..fitting import estimate
 from ..fixed import design_matrix
 from ..terms import ModelSpec, RandomTerm
 from .contrasts import need_dense
+from .likelihood_ratios import likelihood_ratios, tail_share
 
 if TYPE_CHECKING:
     from ..results import Fit
 
 SPANNED = 1e-7  # as R's lm: a column whose part outside a space is relatively smaller lies in it
+METHODS = ("chi2", "boot")
+UNTESTED = 5  # columns of a table without tests
+OPTIONS = ("n", "seed", "workers", "file", "progress")
+DIGITS = dict.fromkeys(["loglik", "deviance", "aic", "bic", "chisq"], ".2f") | {"p_value": ".3g"}
 NOISE = 1e-6  # relative: a larger model's deviance higher by more has not been searched to its minimum
 
 
-def compare(*fits: "Fit", refit: bool = True, test: bool = True) -> pd.DataFrame:
+class Comparison(Table):
+    """What `compare` returns: a row a model. replicates: (n, tests) likelihood ratios of the bootstrap, or None."""
+
+    _metadata: ClassVar[list[str]] = ["replicates"]
+    replicates: pd.DataFrame | None
+
+    def __repr__(self) -> str:
+        """Models by number, the table, and what each test is."""
+        if "n_params" not in self:
+            return super().__repr__()
+        numbers = range(1, len(self) + 1)
+        models = [_wrapped(f"  {i}  {name}", 5) for i, name in zip(numbers, self.index, strict=True)]
+        table = self.drop(columns=["reference", "checked"], errors="ignore").set_axis(numbers)
+        cells = {name: ["" if pd.isna(x) else format(x, DIGITS.get(name, "")) for x in table[name]] for name in table}
+        lines = [*models, "", pd.DataFrame(cells, numbers).to_string()]
+        if {"reference", "checked"} <= set(self.columns):
+            texts = self.reference.str.cat(self.checked, sep="; ")
+            lines += [_wrapped(f"{i + 1} against {i}: {texts.iloc[i]}", 2) for i in numbers[:-1]]
+            lines.insert(0, f"Models ({self.checked.iloc[0]})")
+        return "\n".join(lines)
+
+
+def _wrapped(text: str, indent: int) -> str:
+    return fill(text, WIDTH, subsequent_indent=" " * indent)
+
+
+def compare(*fits: "Fit", refit: bool = True, test: bool = True, method: str = "chi2", **options: Any) -> Comparison:
     """A row a model, by number of parameters: n_params, loglik, deviance, aic, bic, chisq, df, p_value, and how.
 
     Each model is tested against the row above it. `reference` is the distribution of chisq: chi2(df), or where the
     larger model has one more variance (zero under the smaller, at the edge) 0.5 chi2(df-1) + 0.5 chi2(df) (Self &
     Liang 1987, Stram & Lee 1994). `checked` says what was found about the two models.
 
+    method: "boot" takes the distribution of chisq over fits of both models to responses drawn from the smaller one
+    (parametric bootstrap): p = (1 + number not below chisq)/(1 + n), right for variances at the edge and with few
+    groups. Its options are those of `bootstrap`: n (1000), seed, workers, file, progress; `.replicates` has the
+    ratios.
     refit: fits by REML are fitted again by ML, as lme4 does; False compares REML criteria, for which all fixed parts
     must span one space. test: False gives the table of AIC and BIC for models that are not nested.
-    Errors: ModelError for different rows or responses, and for models that are not nested.
+    Errors: ModelError for different rows or responses, for models that are not nested, and for unknown options.
     """
-    if len(fits) < 2 or not all(hasattr(fit, "spec") for fit in fits):
-        raise ModelError("compare needs two fits or more: slm.compare(fit1, fit2)")
+    _check_arguments(fits, method, options)
     _check_rows(fits)
     again = refit and any(fit.reml for fit in fits)
     ordered = sorted((by_ml(fit) if again else fit for fit in fits), key=lambda fit: fit.n_params)
     _check_criteria(ordered)
-    rows = [_facts(fit, again) for fit in ordered]
-    if test:
-        for row, small, large in zip(rows[1:], ordered, ordered[1:], strict=False):
-            row.update(_likelihood_ratio(small, large))
-    table = pd.DataFrame(rows, index=pd.Index(_labels(ordered)))
-    return table if test else table.drop(columns=["chisq", "df", "p_value", "reference", "checked"])
+    rows, drawn = [_facts(fit, again) for fit in ordered], {}
+    labels = _labels(ordered)
+    for i in range(1, len(rows) if test else 0):
+        small, large = ordered[i - 1 : i + 1]
+        rows[i].update(_likelihood_ratio(small, large))
+        if method == "boot":
+            drawn[labels[i]] = likelihood_ratios(small, large, **options)
+            rows[i].update(_simulated(rows[i], drawn[labels[i]], large))
+    table = Comparison(rows, index=pd.Index(labels), columns=None if test else list(rows[0])[:UNTESTED])
+    table.replicates = pd.DataFrame(drawn) if drawn else None
+    return table
+
+
+def _check_arguments(fits: Sequence["Fit"], method: str, options: Mapping[str, Any]) -> None:
+    if len(fits) < 2 or not all(hasattr(fit, "spec") for fit in fits):
+        raise ModelError("compare needs two fits or more: slm.compare(fit1, fit2)")
+    if method not in METHODS:
+        raise ModelError(f"method={method!r}: one of {', '.join(map(repr, METHODS))}")
+    allowed = OPTIONS if method == "boot" else ()
+    unknown = [key for key in options if key not in allowed]
+    if unknown:
+        known = f"it has {', '.join(allowed)}" if allowed else "it has none; method='boot' has some"
+        raise ModelError(f"compare(method={method!r}) has no option '{unknown[0]}'; {known}")
+    if options.get("file") is not None and len(fits) > 2:
+        raise ModelError(f"file= keeps the replicates of one test, and {len(fits)} models make {len(fits) - 1}")
+
+
+def _simulated(row: Mapping[str, Any], drawn: FloatArray, large: "Fit") -> dict[str, object]:
+    """p_value, reference and checked by simulation."""
+    lost = int(np.isnan(drawn).sum())
+    if lost == len(drawn):
+        raise ModelError("none of the replicates could be fitted by both models")
+    return {
+        "p_value": tail_share(row["chisq"], drawn, large.deviance),
+        "reference": f"bootstrap of {len(drawn) - lost:,}",
+        "checked": f"{row['checked']}{f'; {lost:,} replicates could not be fitted' if lost else ''}",
+    }
 
 
 def by_ml(fit: "Fit") -> "Fit":

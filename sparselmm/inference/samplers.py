@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from .._errors import SparselmmError
 from .._typing import FloatArray
 from ..dense import DenseLikelihood
 from ..engines.threads import blas_threads
-from ..fitting import estimate
+from ..fitting import Estimate, estimate
 from ..likelihood import Likelihood
 from ..many.blocks import Fitter, fit_block
 from ..many.design import Design
@@ -30,6 +30,17 @@ TOGETHER, CELLS = 256, 4_000_000  # responses of a block, values of a block, at 
 FEW_ROWS = 20_000  # beyond them one after another is as fast (100,000 rows: 65 ms together, 15 to 60 alone)
 KEPT_BYTES = 1e9  # of an engine: smaller ones have a second one for the factor where all searches begin
 DECOMPOSED = 500  # levels whose kernel is decomposed, q^3 once: 0.1 s
+
+
+class Sampler(Protocol):
+    """Draws and fits replicates."""
+
+    @property
+    def size(self) -> int:
+        """How many at a time."""
+
+    def replicates(self, numbers: Sequence[int]) -> list[Replicate]:
+        """Those with these numbers."""
 
 
 class OneByOne:
@@ -63,15 +74,32 @@ class OneByOne:
     def fitted(self, i: int, y: FloatArray) -> Replicate:
         """Number i, whose response is y; NaN where it cannot be fitted."""
         fit, beta = self.fit, np.full(len(self.fit.spec.fixed_names), np.nan)
-        try:
-            found = estimate(self.responses.likelihood(y), reml=fit.reml, held=fit.estimate.held, start=self.start)
-        except SparselmmError:
+        found = self._search(y, self.start)
+        if found is None:
             count = len(beta) + fit.likelihood.parameters.count + 1
             return Replicate(i, (np.nan,) * count, False, False)
         at = found.evaluation
         beta[fit.likelihood.kept] = at.beta
         values = np.append(beta, natural_values(fit.likelihood.parameters, at.theta, at.sigma))
         return Replicate(i, tuple(values.tolist()), found.converged, found.is_singular)
+
+    def _search(self, y: FloatArray, start: FloatArray | None) -> Estimate | None:
+        """None where y cannot be fitted."""
+        fit = self.fit
+        try:
+            return estimate(self.responses.likelihood(y), reml=fit.reml, held=fit.estimate.held, start=start)
+        except SparselmmError:
+            return None
+
+    def deviances(self, Y: FloatArray) -> FloatArray:
+        """The lowest deviance of each column of Y (nobs, v); NaN where it cannot be fitted."""
+        with blas_threads(self.fit.likelihood.flops):
+            return np.array([self.deviance(y, self.start) for y in Y.T])
+
+    def deviance(self, y: FloatArray, start: FloatArray | None = None) -> float:
+        """Where a search for the response y from `start` ended, by moments if None."""
+        found = self._search(y, start)
+        return np.nan if found is None else found.evaluation.deviance
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +124,13 @@ class Together:
             else self.alone.fitted(i, Y[:, j])
             for j, i in enumerate(numbers)
         ]
+
+    def deviances(self, Y: FloatArray) -> FloatArray:
+        """As `OneByOne.deviances`."""
+        found = fit_block(self.fitter, Y.copy(order="K"))
+        out = -2.0 * found.loglik
+        out[~found.converged] = self.alone.deviances(Y[:, ~found.converged])
+        return out
 
 
 def make_sampler(fit: "Fit", effects: str, seed: int) -> OneByOne | Together:
