@@ -9,6 +9,7 @@ from scipy import stats
 
 from ._errors import ModelError
 from ._typing import FloatArray
+from .inference.arguments import check_count
 from .inference.curve import curve as term_curve
 from .inference.curve import series_term
 from .inference.residuals import leverage, standardized_effects
@@ -175,6 +176,7 @@ def fitted(fit: "Fit", x: Any, group: str | None = None, groups: int = 12, axes:
     x: a column of the fixed part by name, or values (nobs,). group: of independent levels, the first if None. Levels
     are taken evenly from all; axes: as many as there are to be.
     """
+    check_count(groups, "groups")
     across, name = _values(fit, x), x if isinstance(x, str) else str(getattr(x, "name", None) or "x")
     labels, codes = _levels(fit, group)
     count = min(groups if axes is None else np.size(axes), len(labels))
@@ -206,6 +208,8 @@ def zeta(profile: "Profile", which: str | Iterable[str] | None = None, axes: Any
     profile: `fit.profile()`. which: names in it, all if None. Upright lines end intervals of 50, 80, 90, 95 and 99 %,
     as far as the profile goes.
     """
+    if not hasattr(profile, "curves"):
+        raise ModelError(f"zeta draws a profile, such as fit.profile(), not {profile!r}")
     names = list(profile.curves) if which is None else [which] if isinstance(which, str) else list(which)
     missing = [name for name in names if name not in profile.curves]
     if missing or not names:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .inference.profile import Profile
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)  # with slots Python 3.11 has no words for `fit.mine = 1`
 class Fit:
     """A fitted linear mixed model. Arrays are in the order of the rows that were used.
 

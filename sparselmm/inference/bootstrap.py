@@ -20,10 +20,10 @@ from scipy.special import ndtr, ndtri
 
 from .._errors import ModelError
 from .._typing import BoolArray, FloatArray
+from .arguments import check_count, check_level
 from .profile_paths import scale_of
 from .replicates import Header, Replicate, Store
 from .samplers import Sampler, make_sampler
-from .simulate import check_count
 
 if TYPE_CHECKING:
     from ..results import Fit
@@ -121,12 +121,6 @@ def check_kind(kind: Any) -> str:
     if kind not in KINDS:
         raise ModelError(f"kind={kind!r}: one of {', '.join(map(repr, KINDS))}")
     return str(kind)
-
-
-def check_level(level: Any) -> None:
-    """ModelError unless 0 < level < 1."""
-    if not isinstance(level, (int, float)) or not 0.0 < level < 1.0:
-        raise ModelError(f"level={level!r}: a number between 0 and 1, such as 0.95")
 
 
 @np.errstate(invalid="ignore")  # a rate that is infinite

@@ -8,7 +8,8 @@ import pandas as pd
 from scipy.special import ndtri
 
 from .._errors import ModelError
-from .bootstrap import bootstrap, check_kind, check_level
+from .arguments import check_level
+from .bootstrap import bootstrap, check_kind
 from .profile import free_names, profile
 from .profile_paths import IDENTITY, Scale, scale_of
 

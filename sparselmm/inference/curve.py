@@ -11,7 +11,7 @@ from scipy.stats import norm
 from .._errors import ModelError
 from .._typing import FloatArray, IntArray
 from ..formula.latent import LatentEncoding
-from .bootstrap import check_level
+from .arguments import check_level
 from .new_rows import TermRows, states_at
 from .predict import PredictionRows, Predictor, term_facts
 

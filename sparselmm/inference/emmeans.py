@@ -12,6 +12,7 @@ from scipy import stats
 from .._errors import ModelError
 from .._typing import FloatArray
 from ..formula.names import suggest
+from .arguments import check_level
 from .coef_table import contrast_table
 from .contrasts import ESTIMABLE, null_space
 from .ddf import Method, ddf_method
@@ -94,6 +95,9 @@ class MarginalMeans:
     def __str__(self) -> str:
         return self.table.to_string(index=False)
 
+    def __repr__(self) -> str:
+        return str(self)
+
 
 def emmeans(
     fit: "Fit",
@@ -110,8 +114,9 @@ def emmeans(
     several; a function such as `poly(x, 2)` is taken of the mean. by: columns within whose levels means are compared.
     An offset is left out. Errors: ModelError for a column that is not in the fixed part, or a model from arrays.
     """
+    check_level(level)
     wanted, within = _names(specs), _names(() if by is None else by)
-    values = reference_grid(fit, at or {})
+    values = reference_grid(fit, {} if at is None else at)
     for name in (*wanted, *within):
         if name not in values:
             raise ModelError(
@@ -167,6 +172,8 @@ def _labels(levels: pd.DataFrame) -> list[str]:
 
 
 def _weights(weights: Mapping[str, Sequence[float]], labels: list[str]) -> dict[str, FloatArray]:
+    if not isinstance(weights, Mapping):
+        raise ModelError(f"contrast: a mapping name -> weights, such as {{'first': [1, -1]}}, not {weights!r}")
     out = {}
     for name, values in weights.items():
         row = np.asarray(values, dtype=np.float64)

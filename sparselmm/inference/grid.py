@@ -30,6 +30,8 @@ def reference_grid(fit: "Fit", at: Mapping[str, Any]) -> dict[str, list[Any]]:
         raise ModelError("a model from arrays has no factors: test weights of its coefficients with fit.test(L)")
     need_dense(fit, "emmeans")
     columns = encoding.fixed_design.columns
+    if not isinstance(at, Mapping):
+        raise ModelError(f"at={at!r}: a mapping column -> value or values, such as {{'x': [0, 1]}}")
     for name in at:
         if name not in columns:
             raise ModelError(f"at: '{name}' is not in the fixed part{suggest(str(name), columns)}")

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from .._typing import FloatArray
+from .arguments import check_count
 from .bootstrap import portable, replicates
 from .replicates import Header, Replicate, Store
 from .samplers import OneByOne, Together, make_sampler
-from .simulate import check_count
 
 if TYPE_CHECKING:
     from ..results import Fit

@@ -15,7 +15,7 @@ from .._typing import FloatArray
 from ..engines.threads import blas_threads
 from ..fixed import design_matrix
 from ..formula.encode import Encoding
-from .bootstrap import check_level
+from .arguments import check_flag, check_level, generator
 from .contrasts import undetermined
 from .new_rows import TermFacts, TermRows, check_policy, term_rows
 from .posterior import Posterior, error_variances
@@ -82,9 +82,10 @@ class Predictor:
         """
         check_policy(new_levels)
         check_level(level)
+        check_flag(se, "se")
         if interval not in INTERVALS:
             raise ModelError(f"interval={interval!r}: one of {', '.join(map(repr, INTERVALS))}")
-        uncertain = bool(se) or interval is not None
+        uncertain = se or interval is not None
         if uncertain and new_levels == "sample":
             raise ModelError("new_levels='sample' gives draws, which have no standard error: use 'population'")
         wanted = self._wanted(re)
@@ -93,7 +94,7 @@ class Predictor:
         rows = self._rows(newdata, wanted, new_levels)
         mean = rows.mean(self.beta, self.b)
         if new_levels == "sample":
-            return mean if newdata is None else mean + self._drawn(newdata, rows, np.random.default_rng(seed))
+            return mean if newdata is None else mean + self._drawn(newdata, rows, generator(seed))
         if not uncertain:
             return mean
         residual = self.scales(newdata) ** 2 if interval == "prediction" else 0.0

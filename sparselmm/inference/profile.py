@@ -18,7 +18,7 @@ from .._errors import ModelError
 from .._typing import FloatArray
 from ..engines.threads import blas_threads
 from ..fitting import Estimate, estimate
-from .bootstrap import check_level
+from .arguments import check_level
 from .profile_paths import CoefficientPath, Node, Path, Scale, VariancePath, unit_of
 
 if TYPE_CHECKING:
@@ -200,6 +200,8 @@ def free_names(fit: "Fit", which: str | Iterable[str] | None) -> list[str]:
     known = groups["fixef"] + groups["varpar"]
     if which is None:
         return known
+    if not isinstance(which, Iterable):
+        raise ModelError(f"which={which!r}: names of parameters, 'fixef', 'varpar', or None for all")
     wanted = [which] if isinstance(which, str) else list(which)
     out = [name for w in wanted for name in groups.get(w, [w])]
     unknown = [name for name in out if name not in known]

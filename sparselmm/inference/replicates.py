@@ -86,11 +86,11 @@ class Store:
     @classmethod
     def open(cls, file: Any, header: Header) -> "Store":
         """Continue `file`, or begin it. A last line that was cut off is dropped. Errors: DataError."""
-        path = None if file is None else Path(file)
+        path = None if file is None else _path(file)
         if path is None or not path.exists():
             fresh = int(np.random.SeedSequence().entropy) if header.seed is None else header.seed  # type: ignore[arg-type]
             if path is not None:
-                path.write_text(_line(asdict(header) | {"seed": fresh}), encoding="utf-8")
+                _begin(path, _line(asdict(header) | {"seed": fresh}))
             return cls(fresh, path=path)
         first, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
         found = Header.read(first, path)
@@ -108,6 +108,20 @@ class Store:
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as out:
                 out.write(_line(asdict(replicate)))
+
+
+def _path(file: Any) -> Path:
+    try:
+        return Path(file)
+    except TypeError as error:
+        raise ModelError(f"file={file!r}: a path, or None") from error
+
+
+def _begin(path: Path, line: str) -> None:
+    try:
+        path.write_text(line, encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"replicates cannot be written to {path}: {error}") from error
 
 
 def _line(record: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from .._errors import DataError, ModelError
 from .._typing import FloatArray, Text
 from ..formula.encode import Encoding
 from ..formula.portable import plain, read, read_encoding, write_encoding
+from .arguments import check_flag
 from .new_rows import TermFacts
 from .posterior import Posterior
 from .predict import Predictor, factors, term_facts
@@ -130,6 +131,7 @@ def save(fit: "Fit", path: Any, *, se: bool = False) -> None:
     """
     from .. import __version__
 
+    check_flag(se, "se")
     effects = zip(term_facts(fit), fit.estimate.evaluation.b, strict=True)
     terms = [{"b": plain(b)} | {f.name: plain(getattr(facts, f.name)) for f in fields(facts)} for facts, b in effects]
     body = {
@@ -146,7 +148,10 @@ def save(fit: "Fit", path: Any, *, se: bool = False) -> None:
     }
     text = json.dumps(body, allow_nan=False)
     head = json.dumps({"format": FORMAT, "version": VERSION, "sha256": _digest(text)})
-    Path(path).write_text(f'{head[:-1]}, "fit": {text}}}\n', encoding="utf-8")
+    try:
+        Path(path).write_text(f'{head[:-1]}, "fit": {text}}}\n', encoding="utf-8")
+    except (OSError, TypeError) as error:
+        raise DataError(f"the fit cannot be written to {path!r}: {error}") from error
 
 
 def load(path: Any, context: Mapping[str, Any] | None = None) -> SavedFit:
@@ -155,7 +160,7 @@ def load(path: Any, context: Mapping[str, Any] | None = None) -> SavedFit:
     A file holds text and numbers. Expressions of its formula are evaluated when `predict` encodes rows, and may call
     no more than formulas know. Errors: DataError for a file of another kind, of a newer format, or damaged.
     """
-    body = _body(Path(path))
+    body = _body(path)
     try:
         return SavedFit(
             formula=body["formula"],
@@ -192,12 +197,13 @@ def _read_term(given: Any) -> SavedTerm:
     return SavedTerm(TermFacts(**{f.name: read(given[f.name]) for f in fields(TermFacts)}), read(given["b"]))
 
 
-def _body(path: Path) -> dict[str, Any]:
+def _body(path: Any) -> dict[str, Any]:
     """What is below the head, after its checks."""
-    if not path.exists():
-        raise DataError(f"there is no file {path}")
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
+        given = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, TypeError) as error:
+        missing = isinstance(error, FileNotFoundError)
+        raise DataError(f"there is no file {path}" if missing else f"{path!r} cannot be read: {error}") from error
     except ValueError as error:
         raise DataError(f"{path} is no file of a fit, or is cut off: {error}") from error
     if not isinstance(given, dict) or given.get("format") != FORMAT:

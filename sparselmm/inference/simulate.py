@@ -19,6 +19,7 @@ from ..parameters import Parameters
 from ..structures import Precision
 from ..structures.base import Residual
 from ..terms import ModelSpec, RandomTerm
+from .arguments import check_count, generator
 
 if TYPE_CHECKING:
     from ..results import Fit
@@ -35,13 +36,7 @@ def simulate(fit: "Fit", n: int = 1, seed: Any = None, *, effects: str = "new") 
     check_count(n, "n")
     if effects not in EFFECTS:
         raise ModelError(f"effects={effects!r}: one of {', '.join(map(repr, EFFECTS))}")
-    return Simulator.of(fit, effects).draw(n, np.random.default_rng(seed))
-
-
-def check_count(n: Any, what: str) -> None:
-    """ModelError unless n is a positive integer."""
-    if not isinstance(n, (int, np.integer)) or n < 1:
-        raise ModelError(f"{what} = {n!r}: a whole number from 1 on")
+    return Simulator.of(fit, effects).draw(n, generator(seed))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,11 +151,13 @@ def simulate_design(spec: ModelSpec, params: Mapping[str, float], n: int = 1, se
     assert sigma is not None
     beta = np.array([float(params[name]) for name in spec.fixed_names])
     mean = fitted_values(spec, beta, [np.zeros((t.n_levels, t.n_effects)) for t in spec.terms])
-    return Simulator.at(spec, mean, theta, sigma).draw(n, np.random.default_rng(seed))
+    return Simulator.at(spec, mean, theta, sigma).draw(n, generator(seed))
 
 
 def _check_names(params: Mapping[str, float], names: tuple[str, ...]) -> None:
     """ModelError unless `params` has exactly these names."""
+    if not isinstance(params, Mapping):
+        raise ModelError(f"params: a mapping from {', '.join(names)} to their values, not {params!r}")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ModelError(f"params: '{twice}' is a coefficient and a variance parameter: rename the column")

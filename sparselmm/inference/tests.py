@@ -8,7 +8,7 @@ from scipy import stats
 
 from .._errors import ModelError
 from .._typing import FloatArray
-from .bootstrap import check_level
+from .arguments import check_level
 from .coef_table import contrast_table
 from .contrasts import numbers, read_contrasts
 from .ddf import Method, ddf_method

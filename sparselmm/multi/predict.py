@@ -13,7 +13,7 @@ from scipy.special import ndtri
 from .._errors import ModelError, SparselmmWarning
 from .._typing import FloatArray, IntArray
 from ..engines.threads import blas_threads
-from ..inference.bootstrap import check_level
+from ..inference.arguments import check_level
 from ..inference.contrasts import undetermined
 from ..inference.new_rows import TermFacts
 from ..inference.posterior import Posterior, error_variances
