@@ -4,6 +4,7 @@ Every source gives blocks of markers (k, samples), in bytes (-127 is missing, as
 """
 
 import hashlib
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,11 @@ class MarkerBlock:
     def __post_init__(self) -> None:
         if len(self.info) != len(self.raw):
             raise DataError(f"{len(self.info)} ids for {len(self.raw)} markers; blocks are samples by markers")
+
+    def checksum(self) -> str:
+        """Of genotypes, and of all that is known of the markers."""
+        info = pd.util.hash_pandas_object(self.info, index=False).to_numpy()
+        return f"{zlib.crc32(np.ascontiguousarray(self.raw).data):08x}{zlib.crc32(info.data):08x}"
 
 
 class MarkerSource(Protocol):
@@ -88,14 +94,27 @@ def open_markers(genotypes: Any, samples: Any = None, markers: Any = None) -> Ma
 
 def marker_info(markers: Any, count: int) -> pd.DataFrame:
     """A row a marker; names m0, m1, ... where there are none."""
+    if hasattr(markers, "to_pandas") and hasattr(markers, "columns"):
+        markers = markers.to_pandas()
     if isinstance(markers, pd.DataFrame):
-        if "marker" not in markers.columns:
-            raise DataError(f"markers: a table needs a column 'marker', it has {', '.join(map(str, markers.columns))}")
-        return markers.reset_index(drop=True)
+        return _checked_info(markers)
     if isinstance(markers, str) or not (markers is None or np.iterable(markers)):
         raise DataError(f"markers={markers!r}: a list of ids or a table is needed")
     names = [f"m{i}" for i in range(count)] if markers is None else list(markers)
     return pd.DataFrame({"marker": [str(x) for x in names]})
+
+
+def _checked_info(table: pd.DataFrame) -> pd.DataFrame:
+    """With `marker`, and all that is no number or date, as text. Errors: DataError for names of columns."""
+    names = [str(name) for name in table.columns]
+    if "marker" not in names:
+        raise DataError(f"markers: a table needs a column 'marker', it has {', '.join(names)}")
+    if len(set(names)) < len(names):
+        raise DataError(f"markers: a table needs columns of different names, not {', '.join(names)}")
+    out = table.reset_index(drop=True).set_axis(names, axis=1)
+    text = [name for name in names if out[name].dtype.kind not in "biufM" and name != "marker"]
+    texts = {name: out[name].astype(object).map(str, na_action="ignore") for name in text}
+    return out.assign(**texts, marker=out["marker"].map(str))
 
 
 def by_marker(values: Any, n_samples: int | None = None) -> AnyArray:

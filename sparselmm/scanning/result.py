@@ -32,7 +32,8 @@ class Scan:
 
     def to_parquet(self, path: Any) -> None:
         """Write the table; pyarrow is needed."""
-        write_parquet(self.table, path)
+        pa, pq = parquet()
+        pq.write_table(pa.Table.from_pandas(self.table, preserve_index=False), path)
 
     def lambda_gc(self, trait: str | None = None) -> float:
         """Median chi^2 (1 df) of the p-values over its expectation (Devlin & Roeder 1999)."""
@@ -57,18 +58,11 @@ def lambda_gc(p: AnyArray) -> float:
     return float(np.median(stats.chi2.isf(known, 1))) / MEDIAN if len(known) else float("nan")
 
 
-def write_parquet(table: pd.DataFrame, path: Any) -> None:
-    """Errors: ModelError where pyarrow is missing."""
+def parquet() -> tuple[Any, Any]:
+    """pyarrow and pyarrow.parquet. Errors: ModelError where they are missing."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
         raise ModelError('Parquet needs pyarrow: pip install "sparselmm[arrow]"') from error
-    pq.write_table(pa.Table.from_pandas(table, preserve_index=False), path)
-
-
-def read_parquet(path: Any) -> pd.DataFrame:
-    """What `write_parquet` wrote."""
-    import pyarrow.parquet as pq
-
-    return pq.read_table(path).to_pandas()
+    return pa, pq

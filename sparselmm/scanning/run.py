@@ -103,11 +103,15 @@ def _all_tables(
 ) -> list[pd.DataFrame]:
     """Tables of the blocks, in order; those that the store has are not made again."""
     tables: dict[int, pd.DataFrame] = {}
+    checksums: dict[int, str] = {}
 
     def unfinished() -> Iterator[tuple[list[str], tuple[int, MarkerBlock]]]:
         for number, part in enumerate(blocks):
             names = part.info["marker"].tolist()
-            table = None if store is None else store.load(number, names)
+            table = None
+            if store is not None:
+                checksums[number] = part.checksum()
+                table = store.load(number, checksums[number])
             if table is None:
                 yield names, (number, part)
             else:
@@ -116,7 +120,7 @@ def _all_tables(
 
     for names, (number, table) in map_blocks(_table, traits, unfinished(), client):
         if store is not None:
-            store.save(number, table)
+            store.save(number, checksums[number], table)
         tables[number] = table
         advance(len(names))
     return [tables[number] for number in sorted(tables)]
@@ -248,8 +252,9 @@ class _Null:
         for array in (*out, found.statistic, found.p):
             array[reason != ""] = np.nan
         reason[(reason == "") & np.isnan(found.p)] = CONFOUNDED
-        table = block.info.reset_index(drop=True).assign(n=known, mean=np.where(known > 0, of.mean, np.nan))
-        table = table.assign(**self._effects(*out), statistic=found.statistic, p_value=found.p, reason=reason)
+        columns = {"n": known, "mean": np.where(known > 0, of.mean, np.nan), **self._effects(*out)}
+        columns |= {"statistic": found.statistic, "p_value": found.p, "reason": reason}
+        table = _beside(block.info.reset_index(drop=True), columns)
         return table if self.options.reestimate is None else self._again(table, block.raw, of)
 
     def _effects(self, beta: FloatArray, se: FloatArray, p: FloatArray) -> dict[str, FloatArray]:
@@ -291,7 +296,15 @@ class _Null:
                 continue
             out[k] = *np.column_stack([again.beta, again.se]).ravel(), again.statistic, again.p
             reason[k] = "" if again.converged else "re-estimation did not converge"
-        return table.assign(reason=reason, **dict(zip(names, out.T, strict=True)))
+        return _beside(table.assign(reason=reason), dict(zip(names, out.T, strict=True)))
+
+
+def _beside(info: pd.DataFrame, columns: Mapping[str, AnyArray]) -> pd.DataFrame:
+    """Both. Errors: DataError where a column of `info` has the name of a scan's own."""
+    taken = [name for name in info.columns if name == "trait" or name in columns]
+    if taken:
+        raise DataError(f"markers: a scan has columns {', '.join(taken)} of its own; leave them out or rename them")
+    return info.assign(**columns)
 
 
 @contextmanager

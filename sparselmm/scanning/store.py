@@ -1,21 +1,28 @@
-"""Finished blocks in a folder of Parquet parts, with a manifest of what they belong to, to be continued."""
+"""Finished blocks in a folder of Parquet parts, with a manifest of what they belong to, to be continued.
+
+Each part has a checksum of its block of genotypes, and of its own pages: one that cannot be read is made again, one of
+other genotypes is refused.
+"""
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from .._errors import DataError
 from .._typing import AnyArray
 from ..results import Fit
-from .result import read_parquet, write_parquet
+from ..terms import ModelSpec
+from .result import parquet
 
-MANIFEST, FORMAT, VERSION = "manifest.json", "sparselmm scan", 1
+MANIFEST, FORMAT, VERSION = "manifest.json", "sparselmm scan", 2
+BLOCK = b"sparselmm block"  # where a part has the checksum of its genotypes
 SAME_FIT = 1e-5  # relative, of theta and sigma: the same fit on another machine or with other threads is closer
 
 
@@ -38,20 +45,28 @@ class Store:
         temporary.write_text(json.dumps(own, indent=1))
         os.replace(temporary, path)
 
-    def load(self, number: int, markers: Sequence[str]) -> pd.DataFrame | None:
-        """Part `number` if it is there. Errors: DataError where it has other markers."""
+    def load(self, number: int, checksum: str) -> pd.DataFrame | None:
+        """Part `number` if it is there and can be read. Errors: DataError where it is of other genotypes."""
+        pa, pq = parquet()
         path = self._path(number)
         if not path.is_file():
             return None
-        table = read_parquet(path)
-        if list(table["marker"].unique()) != list(dict.fromkeys(markers)):
-            raise DataError(f"{path} has other markers than block {number} of these genotypes; give a new folder out=")
-        return table
+        try:
+            table = pq.read_table(path, page_checksum_verification=True)
+            found, frame = table.schema.metadata[BLOCK].decode(), table.to_pandas()
+        except (pa.ArrowException, OSError, ValueError, KeyError):  # broken off, or changed on the disk
+            return None
+        if found != checksum:
+            raise DataError(f"{path} is of other genotypes than block {number} of these; give a new folder out=")
+        return frame
 
-    def save(self, number: int, table: pd.DataFrame) -> None:
+    def save(self, number: int, checksum: str, table: pd.DataFrame) -> None:
         """Write a part at once."""
+        pa, pq = parquet()
+        part = pa.Table.from_pandas(table, preserve_index=False)
+        part = part.replace_schema_metadata({**part.schema.metadata, BLOCK: checksum.encode()})
         temporary = self._path(number).with_suffix(".tmp")
-        write_parquet(table, temporary)
+        pq.write_table(part, temporary, write_page_checksum=True)
         os.replace(temporary, self._path(number))
 
     def _path(self, number: int) -> Path:
@@ -79,15 +94,34 @@ def _check_same(found: Mapping[str, Any], own: Mapping[str, Any], folder: Path) 
 
 
 def describe_fit(fit: Fit) -> dict[str, Any]:
-    """What a null model is: formula, a digest of response and design, parameters."""
-    spec = fit.spec
-    designs = [t.Z if isinstance(t.Z, np.ndarray) else t.Z.data for t in spec.terms]
-    columns = [t.columns for t in spec.terms]
+    """What a null model is: formula, a digest of response, design and structures, parameters."""
     return {
-        "formula": spec.formula or "from arrays",
-        "rows": digest(spec.y, spec.X, spec.weights, spec.offset, *designs, *columns),
+        "formula": fit.spec.formula or "from arrays",
+        "rows": digest(*_contents(fit.spec)),
+        "criterion": "REML" if fit.reml else "ML",
+        "parameters": list(fit.theta.index),
         "theta, sigma": [*fit.estimate.evaluation.theta.tolist(), fit.sigma],
     }
+
+
+def _contents(spec: ModelSpec) -> Iterator[AnyArray | None]:
+    """Arrays of a model. Precisions in single precision: LAPACK with other threads rounds their inverses otherwise."""
+    yield from (spec.y, spec.weights, spec.offset, *_arrays(spec.X), *_arrays(spec.S))
+    for term in spec.terms:
+        yield from (*_arrays(term.Z), term.columns)
+        if term.Q is not None:
+            yield from (*term.Q.pattern(), term.Q.values(term.Q.start()).astype(np.float32))
+    if spec.residual is not None:
+        of = spec.residual
+        yield from (of.later, of.earlier, of.row_class, of.link_class, *of.values(of.start()))
+
+
+def _arrays(x: Any) -> list[AnyArray | None]:
+    """Those of a sparse matrix, or the array."""
+    if not sp.issparse(x):
+        return [x]
+    x = sp.csc_array(x)
+    return [x.data, x.indices, x.indptr]
 
 
 def digest(*arrays: AnyArray | None) -> str:
