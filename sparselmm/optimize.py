@@ -14,6 +14,7 @@ import numpy as np
 from ._typing import BoolArray, FloatArray
 
 PATIENCE, MOST_DIFFERENCES = 12, 12  # iterations before the Hessian is made of differences; coordinates at most
+UNBOUNDED = 2 * PATIENCE  # the same where no coordinate has bounds: earlier costs more than it saves
 DIFFERENCE = 1e-4  # of a coordinate, or of 1: of an exact gradient
 SHORTEST = 1e-9  # step, relative to x, that says something
 LONGEST = 2.0  # step of a coordinate with bounds: a factor of 7 in a rate
@@ -116,8 +117,9 @@ class _Newton:
 
     def run(self) -> None:
         """Steps until the scaled gradient is small, progress ends or the budget is spent."""
+        patience = PATIENCE if np.isfinite(self.low).any() else UNBOUNDED
         while not self.converged and len(self.log) <= self.options.max_iter:
-            if len(self.log) > PATIENCE and np.isfinite(self.low).any():
+            if len(self.log) > patience:
                 self._learn_by_differences()
             if self._step():
                 continue

@@ -289,6 +289,23 @@ def test_a_search_that_is_cut_short_says_so():
     assert "NOT CONVERGED" in fit.summary()
 
 
+LME4_VALLEYS = {2: 8.45166130812, 4: 11.3073889095, 7: 13.44551912800, 10: 9.71777713011}  # REMLcrit by bobyqa, 1.1-31
+
+
+@pytest.mark.parametrize(("a", "expected"), LME4_VALLEYS.items())
+def test_a_common_slope_that_only_the_random_effects_have(a, expected):
+    """The criterion falls along a curved valley, with average information all wrong: it took 50 steps, and COBYQA.
+
+    R: lmer(y ~ 1 + (x | g), d, control = lmerControl("bobyqa", optCtrl = list(rhoend = 1e-9), calc.derivs = FALSE)).
+    """
+    i = np.arange(1, 22)
+    x = 1.2 * np.sin(i * i)
+    table = pd.DataFrame({"y": (1.5 * x + 0.2 * np.cos(a * i)).round(3), "x": x.round(3), "g": i * i % 10})
+    fit = slm.lmm("y ~ 1 + (x | g)", table)
+    assert fit.converged and fit.method == "newton"
+    assert fit.deviance == pytest.approx(expected, rel=SAME_DEVIANCE)
+
+
 # --- closed forms ---------------------------------------------------------------------------------------
 
 
