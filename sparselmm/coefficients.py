@@ -17,6 +17,7 @@ from ._typing import BoolArray, FloatArray, IntArray
 from .equations import Equations
 
 RANK = 1.5e-8  # eigenvalues below this part of the largest are none (sqrt of the machine's, as lmerTest)
+SAME = 1e-8  # degrees of freedom that differ by less are equal (lmerTest)
 UNEVEN = 1e4  # standard errors whose ratio is larger: contrasts in such units are standardised, else lmerTest's
 
 
@@ -248,3 +249,16 @@ def uncorrelated(V: FloatArray) -> tuple[FloatArray, BoolArray]:
     keep = d > RANK * d.max(axis=-1, keepdims=True, initial=0.0)
     root = np.sqrt(np.where(keep, d, 1.0))
     return P * (keep / root)[..., None, :] / size[..., :, None], keep
+
+
+def degrees_of_mean(nu: FloatArray, keep: BoolArray) -> FloatArray:
+    """Of the mean of the squares of t values with nu (..., r) degrees of freedom that are kept (Fai & Cornelius 1996).
+
+    2E/(E - q), E = sum nu/(nu - 2) over the q of them; 2 where some nu is at most 2.
+    """
+    count = keep.sum(axis=-1)
+    low, high = (end(nu, axis=-1, where=keep, initial=at) for end, at in ((np.min, np.inf), (np.max, -np.inf)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        E = np.sum(1.0 / (1.0 - 2.0 / nu), axis=-1, where=keep)
+        out = np.where(low <= 2.0, 2.0, 2.0 * E / (E - count))
+        return np.where((high - low < SAME) | (low == np.inf), np.mean(nu, axis=-1, where=keep), out)

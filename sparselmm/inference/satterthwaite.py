@@ -17,6 +17,7 @@ import numpy as np
 
 from .._errors import ModelError, SparselmmWarning
 from .._typing import BoolArray, FloatArray
+from ..coefficients import degrees_of_mean
 from ..engines.threads import blas_threads
 from ..structures.limits import at_bounds
 from .wald import FTest, orthogonal_contrasts
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 STEP = 1e-4  # in coordinates of order one: the error of a central difference and its rounding are both near 1e-8
 WIDE_STEP = 3e-3  # beside a correlation of 1 - 1e-8 the score is only known to 1e-6: 1e-4 gave 3e-3 in the degrees
 FLAT = 1e-7  # eigenvalues of the information, scaled to a unit diagonal, below this: parameters without meaning
-SAME = 1e-8  # degrees of freedom that differ by less are equal (lmerTest)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,17 +49,8 @@ class Satterthwaite:
     def f_test(self, L: FloatArray, difference: FloatArray) -> FTest:
         """F of uncorrelated contrasts; its degrees of freedom match their means (Fai & Cornelius 1996)."""
         rows, squares = orthogonal_contrasts(L, difference, self.vcov)
-        return FTest(float(squares.mean()), len(squares), _of_sum(self.degrees(rows)))
-
-
-def _of_sum(nu: FloatArray) -> float:
-    """2E/(E - q), E = sum nu/(nu - 2); 2 where some nu is at most 2."""
-    if np.isinf(nu).all() or np.ptp(nu) < SAME:
-        return float(nu.mean())
-    if (nu <= 2.0).any():
-        return 2.0
-    E = float(np.sum(1.0 / (1.0 - 2.0 / nu)))
-    return 2.0 * E / (E - len(nu))
+        df = degrees_of_mean(self.degrees(rows), np.ones(len(rows), dtype=bool))
+        return FTest(float(squares.mean()), len(squares), float(df))
 
 
 def satterthwaite(fit: "Fit") -> Satterthwaite:

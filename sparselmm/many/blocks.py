@@ -59,8 +59,8 @@ def _fit_block(fitter: Fitter, Y: FloatArray, weights: FloatArray | None) -> Est
     values, so that the others do not change by a bit.
     """
     v = Y.shape[1]
-    (finite, infinite), (least, largest) = np.empty((2, v), dtype=np.int64), np.empty((2, v))
-    over_responses(screen, v, Y, finite, infinite, least, largest)
+    (finite, infinite), (least, largest, total) = np.empty((2, v), dtype=np.int64), np.empty((3, v))
+    over_responses(screen, v, Y, finite, infinite, least, largest, total)
     constant = (least >= largest) & (finite > 0)
     size = np.maximum(np.abs(least), np.abs(largest))
     extreme = (finite > 0) & ~constant & ((size > LARGEST) | (size < 1.0 / LARGEST))
@@ -80,6 +80,8 @@ def _fit_block(fitter: Fitter, Y: FloatArray, weights: FloatArray | None) -> Est
     out.nobs[:] = finite
     if len(partial):
         out.put(partial, fit_patterns(fitter, gaps, None if weights is None else weights[partial]))
+    with np.errstate(invalid="ignore"):
+        out.mean[:] = np.where(infinite > 0, np.nan, total / finite)
     return out
 
 
@@ -109,8 +111,9 @@ def fit_together(
     design: Design, Y: FloatArray, reml: bool, names: pd.Index
 ) -> tuple[pd.Index, Estimates, Mapping[str, Any]]:
     """`fit_common` of the responses that can take part; the others get a reason."""
-    out = empty(Y.shape[1], len(design.L), design.parameters.count)
+    out = empty(design, Y.shape[1])
     out.blank(~complete(Y), "constant, or with gaps, which mode='common' does not take")
+    mean = Y.mean(axis=0)
     block, whole, extreme, exact = fittable(design, Y)
     out.blank(extreme, EXTREME)
     out.blank(exact, EXACT)
@@ -118,6 +121,7 @@ def fit_together(
         raise DataError("mode='common': every response is constant, fitted exactly, or has gaps")
     found, extra = fit_common(design, block, reml, names[whole])
     found.inverse_weight[:] = (1.0 / design.weights).mean()
+    found.mean[:] = mean[whole]
     out.put(np.flatnonzero(whole), found)
     return names, out, extra
 
@@ -141,7 +145,7 @@ def fit_patterns(fitter: Fitter, Y: FloatArray, weights: FloatArray | None = Non
     """Responses (n, v) with gaps: one design for each set of rows that are there, however many responses share it."""
     bits = np.packbits(np.isfinite(Y), axis=0).T
     _, first, group = np.unique(bits, axis=0, return_index=True, return_inverse=True)
-    out = empty(Y.shape[1], len(fitter.design.L), fitter.design.parameters.count)
+    out = empty(fitter.design, Y.shape[1])
     for g, example in enumerate(first):
         where = np.flatnonzero(group.ravel() == g)
         keep = np.flatnonzero(np.isfinite(Y[:, example]))
@@ -156,7 +160,7 @@ def _fit_rows(fitter: Fitter, keep: IntArray, Y: FloatArray, weights: FloatArray
         part = fitter.on(fitter.design.rows(keep))
         return _fit_complete(part, Y, np.abs(Y).max(axis=0), weights)
     except SparselmmError as error:
-        out = empty(Y.shape[1], len(fitter.design.L), fitter.design.parameters.count)
+        out = empty(fitter.design, Y.shape[1])
         everything: BoolArray = np.ones(Y.shape[1], dtype=bool)
         out.blank(everything, str(error))
         out.nobs[:] = len(keep)

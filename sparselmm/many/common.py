@@ -58,7 +58,8 @@ def fit_common(design: Design, block: Block, reml: bool, names: pd.Index) -> tup
     model = _model(design, block, reml, full)
     optimum = _minimise(model)
     out = model.estimates(optimum.x, optimum.gradient_norm)
-    out.df[:], out.df_residual[:] = nu, nu
+    out.df[:], out.df_residual[:], out.spread[:] = nu, nu, 0.0
+    out.df[np.isnan(out.se)] = np.nan
     constant = nu * v * (1.0 + np.log(2.0 * np.pi)) - v * design.products.sum_log_weights
     constant += v * design.fixed.logdet if reml else 0.0
     R = model.cross(optimum.x) / nu

@@ -15,6 +15,17 @@ WIDE_STEP = 3e-3  # beside a correlation of 1 - 1e-8, where the score is only kn
 RCOND = 1e-10  # of the information: a direction that the data say nothing about has no part in the variances
 
 
+def whitened(hessian: FloatArray, slopes: FloatArray) -> FloatArray:
+    """H^-1/2 slopes, (v, k, P): of covariances along the profile, whose Hessian of -2l is H (v, k, k).
+
+    With s the one of a variance f, 1/df = 1/nu + s's/f^2: the same as `satterthwaite`, log sigma^2 eliminated.
+    """
+    d, U = np.linalg.eigh(hessian)
+    inside = d > RCOND * d.max(axis=1, keepdims=True, initial=0.0)
+    root = np.where(inside, 1.0, 0.0) / np.sqrt(np.where(inside, d, 1.0))
+    return root[:, :, None] * (U.transpose(0, 2, 1) @ slopes)
+
+
 def wanted(ddf: str | None) -> bool:
     """Whether there are to be degrees of freedom. Errors: ModelError."""
     if ddf is not None and ddf not in METHODS:

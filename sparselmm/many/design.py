@@ -19,6 +19,7 @@ from ..terms import ModelSpec, RandomTerm
 
 SEED = 5  # of the stand-in for the response, which no result depends on
 TILE, SMALL_TILE, MANY_ROWS = 64, 8, 100_000  # columns of a product: 50 MB at most
+TOGETHER = 20  # coefficients whose covariances are kept: 1.7 kB a response, and once more for each parameter
 CONSTANT_ATOL = 1e-12  # a combination of columns of X this close to one in every row is a constant
 
 
@@ -69,6 +70,18 @@ class Design:
         """Coefficients (p,) of the columns of the basis that make a constant, None where X spans none."""
         at = self.basis.T @ self.weights
         return at if self.p and np.abs(self.basis @ at - 1.0).max() < CONSTANT_ATOL * self.n else None
+
+    @cached_property
+    def pairs(self) -> tuple[IntArray, IntArray]:
+        """Pairs of the formula's coefficients whose covariances are kept, (P,) and (P,); none beyond `TOGETHER`."""
+        p = self.spec.X.shape[1]
+        first, second = np.triu_indices(p if p <= TOGETHER else 0)
+        return first.astype(np.int64), second.astype(np.int64)
+
+    def packed(self, A: FloatArray) -> FloatArray:
+        """Those pairs of L A L', (..., P), of matrices A (..., p, p) in the basis."""
+        (first, second), L = self.pairs, self.loadings[: self.spec.X.shape[1]]
+        return (L @ A @ L.T)[..., first, second] if len(first) else np.zeros((*A.shape[:-2], 0))
 
     def rows(self, keep: IntArray) -> "Design":
         """The same model on some of the rows; levels without rows are gone."""

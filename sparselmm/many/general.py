@@ -16,7 +16,7 @@ from ..fitting import check_apart
 from ..kernels.response_products import all_designs, all_sums
 from ..kernels.response_score import evaluate_responses, factorise, reductions
 from ..terms import RandomTerm
-from .degrees import STEP, satterthwaite
+from .degrees import STEP, satterthwaite, whitened
 from .design import Block, Design, by_rows, by_tiles
 from .estimates import NOT_CONVERGED, Estimates, empty
 from .factors import Factors
@@ -126,7 +126,7 @@ class General:
     def fit(self, block: Block) -> Estimates:
         """Every response of a block at its own optimum."""
         v = block.residual.shape[1]
-        out = empty(v, len(self.design.L), self.factors.count)
+        out = empty(self.design, v)
         for lo in range(0, v, CHUNK):
             where = slice(lo, min(lo + CHUNK, v))
             W = None if block.weights is None else block.weights[where]
@@ -259,16 +259,17 @@ class Chunk:
         theta, L = self.factors.canonical(self.factors.theta(x)), self.model.design.loadings
         points = self.at(np.arange(self.v), self.factors.coordinates(theta))
         unscaled = np.einsum("ca,vab,cb->vc", L, points.vcov, L)
-        out = empty(self.v, len(L), self.factors.count)
+        out = empty(self.model.design, self.v)
         out.theta[:] = theta
         out.sigma[:] = np.sqrt(points.sigma2)
         sd = np.array([n.startswith("sd_") for n in self.factors.parameters.natural_names])
         out.varpar[:] = self.factors.natural(theta) * np.where(sd, out.sigma[:, None], 1.0)
         out.beta[:], out.se[:] = base + by_rows(points.beta, L.T), np.sqrt(points.sigma2[:, None] * unscaled)
         out.loglik[:] = -0.5 * (points.value + self._constant())
+        out.vcov[:] = points.sigma2[:, None] * self.model.design.packed(points.vcov)
         if ddf:
-            out.df[:], out.df_residual[:] = self._satterthwaite(x, points, unscaled)
-        out.gradient_norm[:], out.nobs[:] = norm, self.model.design.n
+            self._put_degrees(out, x, points, unscaled)
+        out.gradient_norm[:], out.nobs[:], out.nu[:] = norm, self.model.design.n, self.nu
         out.converged[:] = norm <= CERTIFICATE
         out.is_singular[:] = self.factors.singular(theta)
         out.reason[:] = np.where(out.converged, "", NOT_CONVERGED)
@@ -278,23 +279,27 @@ class Chunk:
         fixed = self.model.design.fixed.logdet if self.reml else 0.0
         return self.nu * (1.0 + np.log(2.0 * np.pi)) + fixed - self.products.sum_log_weights
 
-    def _satterthwaite(self, x: FloatArray, points: "Points", unscaled: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Degrees of freedom (v, c) and those of sigma^2 (v,).
+    def _put_degrees(self, out: Estimates, x: FloatArray, points: "Points", unscaled: FloatArray) -> None:
+        """Degrees of freedom of the coefficients and of sigma^2, and spread.
 
         The profile's Hessian is that of central differences of the exact score; with rho = cross/sigma^2 the one by
         (x, log sigma^2) is [H + rho rho'/nu, rho; rho', nu].
         """
-        k, L, everyone = x.shape[1], self.model.design.loadings, np.arange(self.v)
+        k, design, everyone = x.shape[1], self.model.design, np.arange(self.v)
+        L, slopes = design.loadings, np.empty_like(out.spread)
         relative, H = np.empty((self.v, k, len(L))), np.empty((self.v, k + 1, k + 1))
         for i, unit in enumerate(STEP * np.eye(k)):
             ahead, behind = self.at(everyone, x + unit, False), self.at(everyone, x - unit, False)
-            change = np.einsum("ca,vab,cb->vc", L, ahead.vcov - behind.vcov, L)
-            relative[:, i] = change / (2.0 * STEP) / unscaled
+            change = (ahead.vcov - behind.vcov) / (2.0 * STEP)
+            relative[:, i] = np.einsum("ca,vab,cb->vc", L, change, L) / unscaled
+            slopes[:, i] = points.sigma2[:, None] * design.packed(change)
             H[:, i, :k] = (ahead.gradient - behind.gradient) / (2.0 * STEP)
         rho = points.cross
-        H[:, :k, :k] = 0.5 * (H[:, :k, :k] + H[:, :k, :k].transpose(0, 2, 1)) + rho[:, :, None] * rho[:, None] / self.nu
+        profile = 0.5 * (H[:, :k, :k] + H[:, :k, :k].transpose(0, 2, 1))
+        out.spread[:] = whitened(profile, slopes - rho[:, :, None] * out.vcov[:, None] / self.nu)
+        H[:, :k, :k] = profile + rho[:, :, None] * rho[:, None] / self.nu
         H[:, :k, k], H[:, k, :k], H[:, k, k] = rho, rho, self.nu
-        return satterthwaite(H, relative)
+        out.df[:], out.df_residual[:] = satterthwaite(H, relative)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

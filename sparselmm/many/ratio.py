@@ -20,7 +20,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from .._typing import BoolArray, FloatArray, IntArray
 from ..engines.threads import blas_threads, parallel
 from ..likelihood import Likelihood
-from .degrees import satterthwaite
+from .degrees import satterthwaite, whitened
 from .design import Block, Design, by_tiles, term_matrix, tiles
 from .estimates import NOT_CONVERGED, RUNAWAY, Estimates, empty
 from .spectral import CERTIFICATE
@@ -43,13 +43,14 @@ Tiles: TypeAlias = Sequence[tuple[slice, FloatArray]]  # columns, and copies of 
 class Sums:
     """What is interpolated: values at N nodes, or N Chebyshev coefficients.
 
-    logdet (N,): -2l less nu log r^2. r2 (N, v). unscaled (N, c): variances over sigma^2. shift (N, c, v): what L beta
-    has more than least squares.
+    logdet (N,): -2l less nu log r^2. r2 (N, v). unscaled (N, c): variances over sigma^2, pairs (N, P): covariances.
+    shift (N, c, v): what L beta has more than least squares.
     """
 
     logdet: FloatArray
     r2: FloatArray
     unscaled: FloatArray
+    pairs: FloatArray
     shift: FloatArray
 
 
@@ -140,7 +141,7 @@ class SparseRatio:
         search = _Search(self, list(tiles(ZY, COLUMNS)), block.ss)
         with blas_threads(self.likelihood.flops):
             search.run()
-        out = empty(len(block.ss), len(self.design.L), 1)
+        out = empty(self.design, len(block.ss))
         base = by_tiles(self.design.loadings, block.beta).T
         for which, piece in search.found():
             out.put(which, self._estimates(piece, search.s[which], which, base[which]))
@@ -170,11 +171,12 @@ class SparseRatio:
         r2 -= (half**2).sum(axis=0)
         L = invert @ self.design.loadings.T
         logdet = np.array(deviance - self.nu * np.log(solution.r2))
-        return Sums(logdet, r2, (L**2).sum(axis=0), by_tiles(L.T, half))
+        pairs = self.design.packed(invert.T @ invert)
+        return Sums(logdet, r2, (L**2).sum(axis=0), pairs, by_tiles(L.T, half))
 
     def _estimates(self, piece: Piece, s: FloatArray, which: IntArray, base: FloatArray) -> Estimates:
         """Of some responses of one piece; base (a, c): least-squares values of what is wanted."""
-        out, phi = empty(len(s), base.shape[1], 1), piece.phi(s)
+        out, phi = empty(self.design, len(s)), piece.phi(s)
         value, slope, curve = piece.criterion(s, which, self.nu)
         at_zero, r2 = phi == 0.0, jets(piece.sums.r2[:, which], s)
         unscaled = [x.T for x in jets(piece.sums.unscaled[:, :, None], s)]
@@ -183,16 +185,21 @@ class SparseRatio:
         out.varpar[:, 0] = out.theta[:, 0] * out.sigma
         out.beta[:] = base + jets(piece.sums.shift[:, :, which], s)[0].T
         out.se[:] = np.sqrt(sigma2[:, None] * unscaled[0])
-        out.loglik[:], out.nobs[:], out.is_singular[:] = -0.5 * value, self.design.n, at_zero
+        out.loglik[:], out.nobs[:], out.nu[:], out.is_singular[:] = -0.5 * value, self.design.n, self.nu, at_zero
         out.gradient_norm[:] = np.where(at_zero, 0.0, np.abs(slope) / np.sqrt(np.abs(curve)))
         out.converged[:] = at_zero | ((curve > 0.0) & (out.gradient_norm <= CERTIFICATE))
         out.reason[:] = np.where(out.converged, "", NOT_CONVERGED)
+        pairs = [x.T for x in jets(piece.sums.pairs[:, :, None], s)]
+        out.vcov[:] = sigma2[:, None] * pairs[0]
         if self.ddf:
             rho = -r2[1] / sigma2
             H = np.stack([curve + rho**2 / self.nu, rho, rho, np.full(len(s), self.nu)], axis=1).reshape(-1, 2, 2)
             df, residual = satterthwaite(H, (unscaled[1] / unscaled[0])[:, None])
             out.df[:] = np.where(at_zero[:, None], self.nu, df)
             out.df_residual[:] = np.where(at_zero, self.nu, residual)
+            out.df[np.isnan(out.se)] = np.nan
+            slopes = sigma2[:, None] * pairs[1] - (rho / self.nu)[:, None] * out.vcov
+            out.spread[:] = np.where(at_zero[:, None, None], 0.0, whitened(curve[:, None, None], slopes[:, None]))
         return out
 
 

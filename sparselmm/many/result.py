@@ -1,6 +1,6 @@
 """What `lmm_many` returns: a frozen record of arrays, one row a response, and the tables made of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from .._typing import AnyArray, BoolArray, FloatArray, IntArray
 from ..terms import ModelSpec
 from .design import Design
 from .estimates import Estimates
-from .moderated import moderated_table, p_values
+from .moderated import f_table, moderation, p_values, t_table, trend_covariate
 from .variances import fractions
 
 
@@ -125,19 +125,44 @@ class ManyFits:
         facts = ("sigma", "loglik", "df_residual", "nobs", "converged", "is_singular", "reason")
         return frame.assign(**{name: getattr(e, name) for name in facts})
 
-    def top_table(self, coef: str, *, n: int | None = None, moderated: bool = True) -> pd.DataFrame:
-        """Responses by evidence on one coefficient or contrast, the strongest first.
+    def top_table(
+        self,
+        coef: str | Sequence[str],
+        *,
+        n: int | None = None,
+        moderated: bool = True,
+        trend: Any = False,
+        robust: bool = False,
+    ) -> pd.DataFrame:
+        """Responses by evidence on coefficients or contrasts, the strongest first.
 
-        moderated: residual variances drawn to their common prior (Smyth 2004), which adds the prior's degrees of
-        freedom to each test. adj_p_value: Benjamini & Hochberg's false discovery rate. n: rows, all if None.
+        One name: estimate, std_error, statistic (t), df. Several: an estimate each, F of all of them together, num_df,
+        the rank of what is tested, and den_df (Satterthwaite's, by Fai & Cornelius 1996). Then p_value and
+        adj_p_value, Benjamini & Hochberg's false discovery rate. n: rows, all if None.
+        moderated: residual variances drawn to their common prior (Smyth 2004, sections 3 to 6): t and F have the
+        posterior variance, and the prior's degrees of freedom in addition. trend: the prior variance is a smooth
+        function of the average of a response, or of v numbers. robust: responses whose variance is out of line are
+        drawn less, and do not count in the prior (Phipson et al. 2016); not with trend. All as in limma's eBayes.
+        Errors: ModelError, DataError.
         """
         names = [*self.coefficients, *self.contrast_names]
-        if coef not in names:
-            raise ModelError(f"no coefficient or contrast '{coef}'; there are {', '.join(names)}")
+        wanted = [coef] if isinstance(coef, str) else list(coef)
+        unknown = [name for name in wanted if name not in names]
+        if unknown or not wanted:
+            what = f"no coefficient or contrast '{unknown[0]}'" if unknown else "no coefficients to test"
+            raise ModelError(f"{what}; there are {', '.join(names)}")
         if n is not None and (isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0):
             raise ModelError(f"n={n!r}: a whole number of rows from 0 on, or None for all")
-        table = moderated_table(self.estimates, names.index(coef), self.responses, moderated)
-        return table if n is None else table.head(n)
+        covariate = trend_covariate(trend, self.estimates)
+        if (covariate is not None or robust) and not moderated:
+            raise ModelError("trend= and robust= say how variances are moderated: leave moderated=False out")
+        if covariate is not None and robust:
+            raise ModelError("robust=True has one prior for all responses: leave trend= out")
+        e, places = self.estimates, {name: names.index(name) for name in wanted}
+        by = moderation(e, covariate, robust) if moderated else None
+        if isinstance(coef, str):
+            return t_table(e, places[coef], self.responses, by).head(n if n is not None else len(self.responses))
+        return f_table(self.design, e, places, self.responses, by).head(n if n is not None else len(self.responses))
 
     def variance_partition(self) -> pd.DataFrame:
         """Shares of the variance of each response: a column a term, `fixed` (of X beta) and `residual`."""

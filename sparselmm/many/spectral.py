@@ -132,7 +132,7 @@ class Spectral:
         self.scale = float(found.lam.mean())
         self.full = len(found.lam) == design.n - design.p
         self.cross = np.ascontiguousarray(design.loadings @ found.t)
-        self.shape = self._shape()
+        self.shape, self.pairs = self._shape(), self._pairs()
         self.grid = np.concatenate([[PRIOR_START] if prior[1] > 0 else [], NEAR[int(prior[1] > 0) :], FAR])
         self._phi = np.expm1(self.grid) / self.scale
         self._w = 1.0 / (1.0 + np.outer(found.lam, self._phi))
@@ -151,6 +151,15 @@ class Spectral:
         null = np.maximum(total - seen.sum(axis=1), 0.0)
         null[null < RANK * total] = 0.0
         return np.column_stack([(L**2).sum(axis=1), null, seen])
+
+    def _pairs(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """The same of pairs of coefficients: (P,), (P,) and products of loadings over lam (P, r)."""
+        design, found, (first, second) = self.design, self.spectrum, self.design.pairs
+        seen = self.cross[first] * self.cross[second] / found.lam
+        total = design.packed(found.gram)
+        null, size = total - seen.sum(axis=1), np.sqrt(total[first == second])
+        null[np.abs(null) < RANK * size[first] * size[second]] = 0.0
+        return design.packed(np.eye(design.p)), null, seen
 
     def sums(self, block: Block) -> tuple[FloatArray, FloatArray]:
         """Scores (v, r) and rest (v,)."""
@@ -192,21 +201,37 @@ class Spectral:
         r2, d1, d2, logdet, curve = moments.T
         shift, unscaled, slope = combined.transpose(2, 0, 1)
         sigma2 = r2 / self.nu
-        out = empty(v, c, 1)
+        out = empty(self.design, v)
         out.beta[:] = by_tiles(self.design.loadings, block.beta).T - shift
         out.se[:] = np.sqrt(sigma2[:, None] * unscaled)
         out.theta[:, 0] = np.sqrt(phi)
         out.sigma[:] = np.sqrt(sigma2)
         out.varpar[:, 0] = out.theta[:, 0] * out.sigma
         out.loglik[:] = -0.5 * (self._constant() + logdet + self.nu * np.log(sigma2))
+        hessian = np.stack([d2 / sigma2 - curve, -d1 / sigma2])
         if self.ddf:
-            hessian = np.stack([d2 / sigma2 - curve, -d1 / sigma2])
             out.df[:], out.df_residual[:] = satterthwaite(hessian, self.nu, unscaled, slope, phi == 0.0)
-        out.gradient_norm[:], out.nobs[:] = norm, self.design.n
+        self._put_covariances(out, phi, hessian)
+        out.gradient_norm[:], out.nobs[:], out.nu[:] = norm, self.design.n, self.nu
         out.converged[:] = (norm <= CERTIFICATE) & (end != RUNAWAY)
         out.is_singular[:] = end == EDGE
         out.reason[:] = np.where(end == RUNAWAY, RUNAWAY_REASON, np.where(out.converged, "", NOT_CONVERGED))
         return out
+
+    def _put_covariances(self, out: Estimates, phi: FloatArray, hessian: FloatArray) -> None:
+        """vcov and spread at phi (v,); hessian as in `satterthwaite`."""
+        (plain, null, seen), (pp, ps) = self.pairs, hessian
+        if not len(plain):
+            return
+        w = 1.0 / (1.0 + np.outer(self.spectrum.lam, phi))
+        C = plain + phi[:, None] * (null + by_tiles(seen, w).T)
+        out.vcov[:] = C * (out.sigma**2)[:, None]
+        if not self.ddf:
+            return
+        slope = null + by_tiles(seen, w * w).T - C * (ps / self.nu)[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            root = np.where(phi == 0.0, 0.0, out.sigma**2 / np.sqrt(pp - ps**2 / self.nu))
+        out.spread[:, 0] = slope * root[:, None]
 
     def _constant(self) -> float:
         """What -2l has besides log-determinant and nu log sigma^2."""
@@ -229,4 +254,5 @@ def satterthwaite(
         spread = (nu * relative**2 - 2.0 * ps[:, None] * relative + pp[:, None]) / determinant[:, None]
         df, residual = 1.0 / spread, determinant / pp
     df[at_edge], residual[at_edge] = nu, nu
+    df[np.isnan(unscaled)] = np.nan
     return np.where(df > 0.0, df, np.nan), np.where(residual > 0.0, residual, np.nan)

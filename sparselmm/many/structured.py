@@ -16,7 +16,7 @@ from ..equations import CrossProducts, cross_products
 from ..fitting import Estimate, estimate
 from ..likelihood import Likelihood
 from ..structures.limits import at_bounds
-from .degrees import STEP, WIDE_STEP, satterthwaite
+from .degrees import STEP, WIDE_STEP, satterthwaite, whitened
 from .design import Block, Design, term_matrix
 from .estimates import NOT_CONVERGED, Estimates, empty
 
@@ -41,7 +41,7 @@ class Structured:
     def fit(self, block: Block) -> Estimates:
         """Every response of a block at its own optimum."""
         v = block.residual.shape[1]
-        out = empty(v, len(self.design.L), self.likelihood.parameters.count)
+        out = empty(self.design, v)
         sums = self._sums(block.residual)
         starts = self._starts(sums, block)
         for j in range(v):
@@ -109,23 +109,26 @@ class Structured:
         parameters, L = self.likelihood.parameters, self.design.loadings
         sd = np.array([name.startswith(SD) for name in parameters.natural_names])
         beta = self._likelihood.solution(theta).beta
-        out.beta[j], out.se[j] = L @ (base + beta), sigma * np.sqrt(self._unscaled(theta))
+        C = self._unscaled(theta)
+        out.beta[j], out.se[j] = L @ (base + beta), sigma * np.sqrt(_squares(L, C))
+        out.vcov[j] = sigma**2 * self.design.packed(C)
         out.theta[j], out.sigma[j] = theta, sigma
         out.varpar[j] = parameters.to_natural(theta) * np.where(sd, sigma, 1.0)
         out.loglik[j], out.gradient_norm[j] = -0.5 * found.evaluation.deviance, found.gradient_norm
         out.nobs[j], out.converged[j], out.is_singular[j] = self.design.n, found.converged, found.is_singular
+        out.nu[j] = self.design.degrees(self.reml)
         out.reason[j] = "" if found.converged else NOT_CONVERGED
         if self.ddf:
-            out.df[j], out.df_residual[j] = self._degrees(found)
+            self._put_degrees(out, j, found, C)
 
     def _unscaled(self, theta: FloatArray) -> FloatArray:
-        """Variances of what is wanted over sigma^2, (c,)."""
-        half = np.linalg.solve(self._likelihood.solution(theta).RX, self.design.loadings.T)
-        return (half**2).sum(axis=0)
+        """Covariance of the coefficients in the basis over sigma^2, (p, p)."""
+        half = np.linalg.inv(self._likelihood.solution(theta).RX)
+        return half.T @ half
 
-    def _degrees(self, found: Estimate) -> tuple[FloatArray, float]:
-        """Satterthwaite's, (c,) and of sigma^2; correlations and rates at their limits have no part in them."""
-        likelihood, chart, sigma = self._likelihood, found.chart, found.evaluation.sigma
+    def _put_degrees(self, out: Estimates, j: int, found: Estimate, C: FloatArray) -> None:
+        """Satterthwaite's and spread; correlations and rates at their limits have no part in them."""
+        design, likelihood, chart, sigma = self.design, self._likelihood, found.chart, found.evaluation.sigma
         x = chart.coordinates(found.evaluation.theta, sigma)
         inside = np.flatnonzero(~at_bounds(x, chart.bounds()))
         inverse = np.linalg.inv(likelihood.scaling())
@@ -133,15 +136,23 @@ class Structured:
         def at(x: FloatArray) -> tuple[FloatArray, FloatArray]:
             theta, _ = chart.model(x)
             score = likelihood.derivatives(theta, reml=self.reml, sigma=sigma).gradient
-            return (inverse.T @ score)[inside], np.log(self._unscaled(theta))
+            return (inverse.T @ score)[inside], self._unscaled(theta)
 
         k, step = len(inside), STEP if len(inside) == len(x) else WIDE_STEP
-        H, relative = np.empty((k + 1, k + 1)), np.empty((k, len(self.design.L)))
+        H, slopes = np.empty((k + 1, k + 1)), np.empty((k, *C.shape))
         for i, unit in enumerate(step * np.eye(len(x))[inside]):
             ahead, behind = at(x + unit), at(x - unit)
-            H[i, :k], relative[i] = ((a - b) / (2.0 * step) for a, b in zip(ahead, behind, strict=True))
+            H[i, :k], slopes[i] = ((a - b) / (2.0 * step) for a, b in zip(ahead, behind, strict=True))
         H[:k, :k] = 0.5 * (H[:k, :k] + H[:k, :k].T)
-        H[:k, k] = H[k, :k] = (inverse.T @ found.derivatives.cross_log_sigma2)[inside]
-        H[k, k] = found.derivatives.information_log_sigma2
-        df, residual = satterthwaite(H[None], relative[None])
-        return df[0], float(residual[0])
+        rho = (inverse.T @ found.derivatives.cross_log_sigma2)[inside]
+        H[:k, k], H[k, :k], H[k, k] = rho, rho, found.derivatives.information_log_sigma2
+        relative = np.array([_squares(design.loadings, slope) for slope in slopes]).reshape(k, len(design.L))
+        out.df[[j]], out.df_residual[[j]] = satterthwaite(H[None], relative[None] / _squares(design.loadings, C))
+        profile, along = H[:k, :k] - np.outer(rho, rho) / H[k, k], slopes - rho[:, None, None] * C / H[k, k]
+        out.spread[j] = 0.0
+        out.spread[[j], :k] = whitened(profile[None], sigma**2 * design.packed(along)[None])
+
+
+def _squares(L: FloatArray, C: FloatArray) -> FloatArray:
+    """l'Cl of each row of L (c, p), (c,)."""
+    return np.einsum("ca,ab,cb->c", L, C, L)
