@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ._tables import Table
 from ._typing import FloatArray, Text
 from .engines.dense import forecast_bytes
 from .inference.coef_table import coef_table
@@ -231,14 +232,14 @@ def tidy(fit: "Fit") -> pd.DataFrame:
         "std_error": fit.varpar_se.values,
         "statistic": np.nan,
     })  # fmt: skip
-    return pd.concat([fixed.astype({"group": object}), random], ignore_index=True)
+    return Table(pd.concat([fixed.astype({"group": object}), random], ignore_index=True))
 
 
 def glance(fit: "Fit") -> pd.DataFrame:
     """One row of facts."""
     names = ("nobs", "n_params", "sigma", "loglik", "deviance", "aic", "bic", "reml", "converged", "is_singular")
     facts = ("n_iter", "gradient_norm", "engine")
-    return pd.DataFrame({name: [getattr(fit, name)] for name in (*names, *facts)})
+    return Table({name: [getattr(fit, name)] for name in (*names, *facts)})
 
 
 def describe(likelihood: "Likelihood | DenseLikelihood") -> Text:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from .._tables import Table
 from .._typing import FloatArray
 from .ddf import Method, ddf_method
 
@@ -41,4 +42,4 @@ def contrast_table(
     columns = {"estimate": difference + rhs, "std_error": errors, "df": df, name: t}
     from scipy.special import stdtr  # a fit alone need not load it
 
-    return pd.DataFrame(columns | {"p_value": 2.0 * stdtr(df, -np.abs(t))})
+    return Table(columns | {"p_value": 2.0 * stdtr(df, -np.abs(t))})

@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from .._errors import ModelError
+from .._tables import Table
 from .._typing import FloatArray
 from ..formula.names import suggest
 from .arguments import check_level
@@ -42,7 +43,7 @@ class MarginalMeans:
         """A row a mean: its levels, emmean, std_error, df, lower, upper; NaN where the data do not determine it."""
         columns = ["estimate", "std_error", "df", "lower", "upper"]
         numbers = with_interval(self._estimates(self.L), self.level)[columns].rename(columns={"estimate": "emmean"})
-        return pd.concat([self.levels, numbers], axis=1)
+        return Table(pd.concat([self.levels, numbers], axis=1))
 
     def pairs(self, adjust: str = "tukey") -> pd.DataFrame:
         """All differences within each group of `by`: contrast, estimate, std_error, df, t (or z), p_value.
@@ -76,7 +77,7 @@ class MarginalMeans:
             for j, name in enumerate(self.by):
                 table.insert(1 + j, name, levels[name].iloc[0])
             parts.append(table)
-        return pd.concat(parts, ignore_index=True)
+        return Table(pd.concat(parts, ignore_index=True))
 
     def _differences(self, labels: list[str]) -> dict[str, FloatArray]:
         unit = np.eye(len(labels))

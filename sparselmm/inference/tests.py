@@ -7,6 +7,7 @@ import pandas as pd
 from scipy import stats
 
 from .._errors import ModelError
+from .._tables import Table
 from .._typing import FloatArray
 from .arguments import check_level
 from .coef_table import contrast_table
@@ -40,7 +41,7 @@ def test(
     _check_consistent(contrasts.L, target)
     found = method.f_test(contrasts.L, difference)
     row = {"num_df": found.num_df, "den_df": found.den_df, "F": found.F, "p_value": f_tail(found)}
-    return pd.DataFrame([row], index=pd.Index([", ".join(contrasts.names)]))
+    return Table([row], index=pd.Index([", ".join(contrasts.names)]))
 
 
 def anova(fit: "Fit", type: int = 3, *, ddf: str | Method | None = None) -> pd.DataFrame:
@@ -52,7 +53,7 @@ def anova(fit: "Fit", type: int = 3, *, ddf: str | Method | None = None) -> pd.D
     method, beta = ddf_method(fit, ddf), fit.fixef.to_numpy()[fit.likelihood.kept]
     rows = {name: _term_row(fit, L, method, beta) for name, L in term_hypotheses(fit, type).items()}
     columns = ["sum_sq", "mean_sq", "num_df", "den_df", "F", "p_value"]
-    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).astype({"num_df": int})
+    return Table.from_dict(rows, orient="index", columns=columns).astype({"num_df": int})
 
 
 def _term_row(fit: "Fit", L: FloatArray, method: Method, beta: FloatArray) -> tuple[float, ...]:

@@ -7,6 +7,7 @@ import pytest
 
 import sparselmm as slm
 from sparselmm import plots
+from sparselmm._tables import WIDTH, Table
 
 mpl.use("Agg")
 
@@ -72,3 +73,14 @@ def test_nothing_can_be_set_on_a_fit(given, name):
 def test_marginal_means_show_themselves(given):
     means = given.emmeans("recipe")
     assert repr(means) == str(means) and "emmean" in repr(means)
+
+
+@pytest.mark.parametrize("make", ["anova", "coef_table", "tidy", "glance"])
+def test_tables_show_every_column(given, make):
+    table = getattr(given, make)()
+    names = {f"{name} of a long and telling kind": name for name in table.index}
+    for shown in (table, table.round(3), table.rename(index={old: new for new, old in names.items()})):
+        text = repr(shown)
+        assert "..." not in text and all(str(column) in text for column in table.columns)
+        assert max(map(len, text.splitlines())) <= WIDTH
+    assert isinstance(given.emmeans("recipe").pairs(), Table)
