@@ -14,6 +14,7 @@ from ._typing import FloatArray, Text
 from .engines.dense import forecast_bytes
 from .inference.coef_table import coef_table
 from .inference.ddf import ddf_method
+from .inference.vanishing import vanishing
 from .inference.varpar import at_edge, term_covariances
 from .likelihood import Likelihood
 from .optimize import Iteration
@@ -178,9 +179,10 @@ def _search(fit: "Fit") -> str:
 
 
 def not_converged(fit: "Fit") -> str:
-    """Why the search stopped, and how far from an optimum."""
+    """Why the search stopped, how far from an optimum, and what may help."""
     message = "" if fit.estimate.optimum is None else fit.estimate.optimum.message
-    return f"{message}, scaled gradient {fit.gradient_norm:.1e}; simplify the random effects, or give start="
+    way_out = vanishing(fit) or "simplify the random effects, or give start="
+    return f"{message}, scaled gradient {fit.gradient_norm:.1e}; {way_out}"
 
 
 def _losses(spec: "ModelSpec", dropped: Sequence[str]) -> Iterator[str]:

@@ -1,0 +1,82 @@
+"""Fits in which a residual variance seems to run to zero: what they are told, and that the way out is one."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import sparselmm as slm
+from sparselmm.inference.vanishing import random_variances, vanishing
+from tests import naive
+
+
+def strata(seed=1):
+    """25 to 70 rows of seven series, a state each; few of them in the stratum of the smallest errors."""
+    rng = np.random.default_rng(seed)
+    n = rng.integers(25, 70)
+    data = pd.DataFrame({"g": rng.choice(list("abcdefg"), n), "h": rng.integers(0, 5, n)})
+    data["f"] = rng.choice(["lo", "hi", "mid"], n, p=[0.2, 0.3, 0.5])
+    data["x"], data["t"] = rng.normal(size=n), data.groupby("g").cumcount() * rng.integers(1, 3)
+    data["y"] = rng.normal(size=n) * data.f.map({"lo": 0.3, "hi": 1.0, "mid": 2.0}) + data.x
+    return data
+
+
+def alone(seed=1):
+    """Series without an error beside them."""
+    rng, steps = np.random.default_rng(seed), np.arange(9)
+    L = np.linalg.cholesky(0.7 ** np.abs(np.subtract.outer(steps, steps)))
+    data = pd.DataFrame({"g": np.repeat(np.arange(6), 9), "t": np.tile(steps, 6)})
+    return data.assign(y=(L @ rng.normal(size=(9, 6))).T.ravel())
+
+
+def told(formula, data, **more):
+    """The warning of a fit that did not converge, and the fit."""
+    with pytest.warns(slm.SparselmmWarning, match="did not converge") as caught:
+        fit = slm.lmm(formula, data, **more)
+    return str(caught[0].message), fit
+
+
+def held(message):
+    """The name and the value that a message gives as an example."""
+    name, value = re.search(r"fixed=\{'(.+?)': (.+?)\}", message).groups()
+    return {name: float(value)}
+
+
+def test_a_stratum_without_residuals_is_named_and_may_be_held():
+    data = strata()
+    message, fit = told("y ~ x + ou(0 + t | g)", data, residual="varident(f)")
+    assert "ratio_lo|residual seems to run to zero: the random terms fit every row of this stratum" in message
+    assert "join the stratum" in message and message.split("; ", 1)[1] in str(fit.summary())
+    again = slm.lmm("y ~ x + ou(0 + t | g)", data, residual="varident(f)", fixed=held(message))
+    assert again.converged and vanishing(again) == ""
+
+
+def test_the_first_stratum_is_sigma():
+    data = strata().assign(f=lambda d: d.f.map({"lo": "a", "hi": "b", "mid": "c"}))
+    message, _ = told("y ~ x + ou(0 + t | g)", data, residual="varident(f)")
+    assert "sigma seems to run to zero: the random terms fit every row of this stratum" in message
+
+
+def test_series_without_an_error_of_their_own():
+    message, _ = told("y ~ 1 + ar1(0 + t | g)", alone())
+    assert (
+        "sigma seems to run to zero: the random terms fit every row. Drop one" in message and "residual='ar1(t | g)'" in message
+    )
+    assert slm.lmm("y ~ 1 + ar1(0 + t | g)", alone(), fixed=held(message)).converged
+    assert slm.lmm("y ~ 1", alone(), residual="ar1(t | g)").converged
+
+
+def test_variances_of_rows_by_the_random_terms():
+    """Against the diagonal of Z G Z' of dense matrices, with AR(1) levels of variance one."""
+    data = strata()
+    fit = slm.lmm(
+        "y ~ x + (1 + x | g) + ar1(0 + t | f)",
+        data,
+        fixed={"sd_Intercept|g": 1.0, "sd_x|g": 2.0, "cor_Intercept.x|g": -0.5, "sd_ar1(t)|f": 0.7,
+               "rho_ar1(t)|f": 0.6, "sigma": 0.5},
+    )  # fmt: skip
+    G = np.array([[1.0, -1.0], [-1.0, 4.0]])
+    rows = np.column_stack([np.ones(len(data)), data.x])
+    expected = np.diag(naive.marginal_cov([rows], [G], len(data))) - 1.0 + 0.49
+    np.testing.assert_allclose(random_variances(fit) * 0.25, expected, rtol=1e-10)
