@@ -60,9 +60,8 @@ def test_the_first_stratum_is_sigma():
 
 def test_series_without_an_error_of_their_own():
     message, _ = told("y ~ 1 + ar1(0 + t | g)", alone())
-    assert (
-        "sigma seems to run to zero: the random terms fit every row. Drop one" in message and "residual='ar1(t | g)'" in message
-    )
+    assert "sigma seems to run to zero: the random terms fit every row. Drop one" in message
+    assert "residual='ar1(t | g)'" in message
     assert slm.lmm("y ~ 1 + ar1(0 + t | g)", alone(), fixed=held(message)).converged
     assert slm.lmm("y ~ 1", alone(), residual="ar1(t | g)").converged
 
