@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 BARS = 60  # up to so many levels are labelled
 SERIES = 6  # curves that are drawn unless others are asked for
+LONGEST = 28  # characters of a level's name
 BINS = 20  # of a running mean
 DARK, LIGHT, RED, GREY = "#1f4e79", "#9bb8d3", "#b5452c", "#888888"
 INTERVALS = (0.5, 0.8, 0.9, 0.95, 0.99)
@@ -46,7 +47,7 @@ def caterpillar(fit: "Fit", group: str | None = None, effect: str | None = None,
         elinewidth=0.6 if many else 1.4, markersize=2 if many else 6,
     )  # fmt: skip
     ax.axvline(0.0, color=GREY, linewidth=0.8, zorder=0)
-    ax.set_yticks([] if many else place, [] if many else [str(x) for x in frame.index])
+    ax.set_yticks([] if many else place, [] if many else [_short(x) for x in frame.index])
     ax.set_ylabel(f"{group}: {len(frame):,} levels" if many else group)
     ax.set_xlabel(f"{effect}, with 95 % intervals")
     ax.set_ylim(-0.7 - 0.01 * len(frame), len(frame) * 1.01 - 0.3)
@@ -61,7 +62,7 @@ def manhattan(scan: "Scan", trait: str | None = None, threshold: float | None = 
     table = scan.of(trait)
     ax = _axes((9.0, 3.6)) if ax is None else ax
     chromosome = table["chromosome"].astype(str).to_numpy() if "chromosome" in table else np.full(len(table), "")
-    height, start, ticks = _heights(table["p_value"].to_numpy()), 0.0, {}
+    height, start, ticks = _heights(table), 0.0, {}
     for number, name in enumerate(dict.fromkeys(chromosome)):
         mine = np.flatnonzero(chromosome == name)
         place = np.arange(len(mine), dtype=float)
@@ -82,12 +83,14 @@ def qq(scan: "Scan", trait: str | None = None, ax: Any = None) -> "Axes":
     """-log10 p in order against the expectation of uniform p-values, with its 95 % band and lambda_GC in the corner."""
     from scipy import stats
 
-    p = scan.of(trait)["p_value"].dropna().to_numpy()
-    if not len(p):
+    height = _heights(scan.of(trait))
+    observed = np.sort(height[~np.isnan(height)])[::-1]
+    n = len(observed)
+    if not n:
         raise ModelError("no marker has a p-value: there is nothing to plot")
-    observed, rank = np.sort(_heights(p))[::-1], np.arange(1, len(p) + 1)
-    expected = -np.log10((rank - 0.5) / len(p))
-    low, high = (-np.log10(stats.beta.ppf(q, rank, len(p) + 1 - rank)) for q in (0.975, 0.025))
+    rank = np.arange(1, n + 1)
+    expected = -np.log10((rank - 0.5) / n)
+    low, high = (-np.log10(stats.beta.ppf(q, rank, n + 1 - rank)) for q in (0.975, 0.025))
     ax = _axes((4.2, 4.2)) if ax is None else ax
     ax.fill_between(expected, low, high, color="#d8e4ef", linewidth=0)
     ax.plot([0.0, expected[0]], [0.0, expected[0]], color=GREY, linewidth=0.8)
@@ -98,9 +101,9 @@ def qq(scan: "Scan", trait: str | None = None, ax: Any = None) -> "Axes":
     return ax
 
 
-def _heights(p: FloatArray) -> FloatArray:
-    """-log10 p; a p of zero as the smallest number there is."""
-    return np.asarray(-np.log10(np.maximum(p, np.finfo(np.float64).tiny)))
+def _heights(table: Any) -> FloatArray:
+    """-log10 p of the rows of a scan."""
+    return np.asarray(table["minus_log10_p"], dtype=np.float64)
 
 
 def _effect(fit: "Fit", group: str | None, effect: str | None) -> tuple[str, str]:
@@ -195,7 +198,7 @@ def fitted(fit: "Fit", x: Any, group: str | None = None, groups: int = 12, axes:
         ax.plot(across[mine], fit.spec.y[mine], ".", color=DARK, markersize=5)
         ax.plot(across[mine], population[mine], color=GREY, linewidth=0.9, linestyle="--")
         ax.plot(across[mine], means[mine], color=RED, linewidth=1.4)
-        ax.set_title(str(labels[level]), fontsize="small")
+        ax.set_title(_short(labels[level]), fontsize="small")
     for ax in np.ravel(axes)[len(chosen) :]:
         ax.set_visible(False)
     _label_outside(axes, name, fit.spec.response)
@@ -231,13 +234,17 @@ def zeta(profile: "Profile", which: str | Iterable[str] | None = None, axes: Any
 
 
 def _zeta(curve: "Curve", widest: float, ax: Any) -> None:
-    """One curve, its tangent at the estimate, and the ends of intervals."""
+    """One curve, its tangent at the estimate, and the ends of intervals; words where there is none."""
+    value, height = curve.line()
+    if not np.isfinite(height).any():
+        ax.set_xticks([])
+        ax.text(0.5, 0.6, "no profile", color=GREY, ha="center", transform=ax.transAxes)
+        return
     ax.axhline(0.0, color=GREY, linewidth=0.8)
     cutoffs = stats.norm.ppf([0.5 + 0.5 * level for level in INTERVALS if level <= widest])
     for end in (curve.solve(float(sign * z)) for z in cutoffs for sign in (-1, 1)):
         if np.isfinite(curve.at(end)):
             ax.plot([end, end], [0.0, curve.at(end)], color=LIGHT, linewidth=1.0)
-    value, height = curve.line()
     ax.plot(value, height, color=DARK, linewidth=1.5)
     middle, slope = curve.tangent()
     if np.isfinite(slope):
@@ -261,9 +268,9 @@ def curve(
         part = table[table["series"] == name]
         color = DARK if len(names) == 1 else f"C{i % 10}"
         ax.fill_between(part["time"], part["lower"], part["upper"], color=color, alpha=0.18, linewidth=0)
-        ax.plot(part["time"], part["fit"], color=color, linewidth=1.5, label=str(name))
+        ax.plot(part["time"], part["fit"], color=color, linewidth=1.5, label=_short(name))
     if len(names) > 1:
-        ax.legend(frameon=False, fontsize="small", title=how.name)
+        ax.legend(frameon=False, fontsize="small", title=how.name, loc="center left", bbox_to_anchor=(1.0, 0.5))
     ax.set_xlabel(how.levels.names[-1])
     ax.set_ylabel(fit.spec.response if fixed else how.effects[0])
     return ax
@@ -287,7 +294,9 @@ def _levels(fit: "Fit", group: str | None) -> tuple[list[Any], Any]:
     found = {t.name: t for t in reversed(fit.spec.terms) if t.Q is None and not sp.issparse(t.Z)}
     if not found or (group is not None and group not in found):
         known = ", ".join(map(repr, found)) or "none"
-        raise ModelError(f"group={group!r}: no group of independent levels; this model has {known}")
+        raise ModelError(
+            f"group={group!r}: no group of independent levels; there is {known}. curve() draws series"
+        )
     term = found[next(reversed(found)) if group is None else group]
     return term.labels(), term.Z
 
@@ -307,6 +316,12 @@ def _means(x: FloatArray, y: FloatArray) -> Iterator[tuple[float, float]]:
     order = np.argsort(x, kind="stable")
     for part in np.array_split(order, max(1, min(BINS, len(x) // 20))):
         yield float(np.mean(x[part])), float(np.nanmean(y[part]))
+
+
+def _short(label: Any) -> str:
+    """Its beginning and its end where it is too long: names often differ in their last characters."""
+    text, half = str(label), LONGEST // 2 - 2
+    return text if len(text) <= LONGEST else f"{text[:half]}...{text[-half:]}"
 
 
 def _size(n: int) -> float:

@@ -104,7 +104,7 @@ def test_fitted_curves_of_groups(fit):
     assert axes[-1, 0].get_xlabel() == "Days" and axes[0, 0].get_ylabel() == "Reaction"
     with pytest.raises(slm.ModelError, match="x='days': no column of the fixed part; it has Intercept, Days"):
         plots.fitted(fit, "days")
-    with pytest.raises(slm.ModelError, match="group='plate': no group of independent levels; this model has 'Subject'"):
+    with pytest.raises(slm.ModelError, match="group='plate': no group of independent levels; there is 'Subject'"):
         plots.fitted(fit, "Days", "plate")
 
 
@@ -161,3 +161,18 @@ def test_curves_that_are_not_there(fit, series):
         plots.curve(series, series=["s9"])
     with pytest.raises(slm.ModelError, match="from arrays"):
         plots.curve(slm.LinearMixedModel.from_arrays([1.0, 2, 4, 3], np.ones((4, 1)), []).fit())
+
+
+def test_long_names_keep_their_beginning_and_their_end(fit):
+    names = {level: f"subject of the study of sleep, {level}" for level in load_dataset("sleepstudy").Subject.unique()}
+    table = load_dataset("sleepstudy").assign(Subject=lambda t: t.Subject.map(names).astype(str))
+    ax = plots.caterpillar(slm.lmm("Reaction ~ Days + (1 | Subject)", table))
+    shown = [label.get_text() for label in ax.get_yticklabels()]
+    assert len(set(shown)) == 18 and max(map(len, shown)) <= plots.LONGEST
+    assert all(text.startswith("subject of t...") for text in shown)
+
+
+def test_the_names_of_curves_stand_beside_them(series):
+    ax = plots.curve(series)
+    ax.figure.canvas.draw()
+    assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1

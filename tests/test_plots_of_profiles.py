@@ -87,3 +87,10 @@ def test_a_parameter_that_nothing_depends_on_is_level():
 def test_unknown_names_are_refused(profile, which):
     with pytest.raises(slm.ModelError, match="this profile has Intercept, Days, sd_Intercept"):
         plots.zeta(profile, which)
+
+
+def test_what_has_no_profile_says_so():
+    t = np.linspace(0.0, 1.0, 30)
+    walk = slm.lmm("y ~ 1 + rw2(0 + t)", pd.DataFrame({"t": t, "y": np.sin(6 * t) + np.cos(99 * np.arange(30)) / 3}))
+    ax = plots.zeta(walk.profile(["Intercept", "sigma"]))[0, 0]
+    assert [text.get_text() for text in ax.texts] == ["no profile"] and not len(ax.get_xticks())
