@@ -257,7 +257,8 @@ class Chunk:
     def estimates(self, x: FloatArray, norm: FloatArray, base: FloatArray, ddf: bool) -> Estimates:
         """Everything at x (v, k) with its certificates (v,)."""
         theta, L = self.factors.canonical(self.factors.theta(x)), self.model.design.loadings
-        points = self.at(np.arange(self.v), self.factors.coordinates(theta))
+        x = self.factors.coordinates(theta)
+        points = self.at(np.arange(self.v), x)
         unscaled = np.einsum("ca,vab,cb->vc", L, points.vcov, L)
         out = empty(self.model.design, self.v)
         out.theta[:] = theta
