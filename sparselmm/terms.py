@@ -13,7 +13,7 @@ import scipy.sparse as sp
 
 from ._errors import DataError, ModelError
 from ._typing import AnyArray, FloatArray, IntArray
-from .structures import Covariance, Precision, make_covariance
+from .structures import Covariance, Diagonal, Precision, make_covariance
 from .structures.base import Residual
 
 SPARSE_PART = 0.2  # a column of fixed effects with more nonzeros than this part of the rows is dense
@@ -329,11 +329,21 @@ def _check_identified(term: RandomTerm, n: int, weighted: bool) -> None:
         raise ModelError(
             f"{term.describe()}: '{term.name}' has one level, so its variance cannot be estimated; drop the term"
         )
-    if term.n_random >= n and term.Q is None and not weighted:
+    if _effects_together(term) >= n and term.Q is None and not weighted:
         raise ModelError(
             f"{term.describe()} has {term.n_random} random effects for {n} observations: sigma cannot be told "
             "apart from them. Drop a term or give weights that differ."
         )
+
+
+def _effects_together(term: RandomTerm) -> int:
+    """Random effects that could stand for the residuals: of `(x || g)` those of `(1 | g)`, or of `(0 + x | g)`.
+
+    Where every row has one of them only, as in `diag(0 + f | g)`, they are one set.
+    """
+    if term.columns is None or not isinstance(term.covariance, Diagonal):
+        return term.n_random
+    return term.n_levels if (np.count_nonzero(term.columns, axis=1) > 1).any() else term.n_random
 
 
 def _check_distinct(terms: Sequence[RandomTerm]) -> None:
