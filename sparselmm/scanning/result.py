@@ -18,7 +18,8 @@ class Scan:
     """Association of markers with the response of a null model, or of several.
 
     table: a row a marker and trait, with `marker`, what is known of `chromosome`, `position`, `allele`, then `n`
-    (people with a genotype), `mean`, `effect`, `se`, `statistic`, `p_value`, `reason` (why a row has none).
+    (people with a genotype), `mean`, `effect`, `se`, `statistic`, `p_value`, `minus_log10_p` (of p-values below
+    1e-308 too, which are zero), `reason` (why a row has none).
     traits: names of the responses. effects: ("",) and a suffix for each interaction.
     """
 

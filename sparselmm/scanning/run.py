@@ -249,11 +249,12 @@ class _Null:
             for k in np.flatnonzero((reason == "") & (known < len(self.people))).tolist():
                 reason[k] = self._without(block.raw[k], of.centre[k], k, found)
         out = [found.beta, found.se, found.p_effect]
-        for array in (*out, found.statistic, found.p):
+        for array in (*out, found.statistic, found.p, found.minus_log10_p):
             array[reason != ""] = np.nan
         reason[(reason == "") & np.isnan(found.p)] = CONFOUNDED
         columns = {"n": known, "mean": np.where(known > 0, of.mean, np.nan), **self._effects(*out)}
-        columns |= {"statistic": found.statistic, "p_value": found.p, "reason": reason}
+        columns |= {"statistic": found.statistic, "p_value": found.p, "minus_log10_p": found.minus_log10_p}
+        columns["reason"] = reason
         table = _beside(block.info.reset_index(drop=True), columns)
         return table if self.options.reestimate is None else self._again(table, block.raw, of)
 

@@ -14,9 +14,8 @@ matplotlib.use("Agg")
 def table(n=60, **columns):
     p = np.random.default_rng(2).uniform(size=n)
     p[3] = np.nan
-    return slm.Scan(
-        pd.DataFrame({"trait": "y", "marker": [f"m{i}" for i in range(n)], "p_value": p, **columns}), ("y",)
-    )
+    own = {"trait": "y", "marker": [f"m{i}" for i in range(n)], "p_value": p, "minus_log10_p": -np.log10(p)}
+    return slm.Scan(pd.DataFrame(own | columns), ("y",))
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +54,7 @@ def test_qq_has_expected_quantiles_and_lambda():
 
 def test_nothing_to_plot():
     scan = table()
-    scan.table["p_value"] = np.nan
+    scan.table[["p_value", "minus_log10_p"]] = np.nan
     with pytest.raises(slm.ModelError, match="no marker has a p-value"):
         qq(scan)
     with pytest.raises(slm.ModelError, match="trait='z': one of 'y'"):
