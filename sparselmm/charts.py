@@ -49,6 +49,9 @@ class Chart(Protocol):
     def terms(self) -> list[tuple[slice, slice]]:
         """Places of T and of the parameters of Q of each scalar term that has both."""
 
+    def scalars(self) -> list[int]:
+        """Coordinates that are T of a scalar term."""
+
     def scales(self) -> BoolArray:
         """Which coordinates are multiplied where a relative covariance factor T is, (size,)."""
 
@@ -110,6 +113,9 @@ class FreeChart:
     def terms(self) -> list[tuple[slice, slice]]:
         pairs = zip(self._parameters.slices, self._parameters.rho_slices, strict=True)
         return [(part, rho) for part, rho in pairs if part.stop == part.start + 1 and rho.stop > rho.start]
+
+    def scalars(self) -> list[int]:
+        return [part.start for part in self._parameters.slices if part.stop == part.start + 1]
 
     def scales(self) -> BoolArray:
         out = np.zeros(self.size, dtype=bool)
@@ -215,6 +221,10 @@ class HeldChart:
 
     def terms(self) -> list[tuple[slice, slice]]:
         return []
+
+    def scalars(self) -> list[int]:
+        place = np.cumsum(self._open) - 1
+        return [int(place[i]) for i in self._free.scalars() if self._open[i]]
 
     def scales(self) -> BoolArray:
         T = (self._free.scales() & ~self._natural)[self._open]

@@ -23,6 +23,9 @@ SAME = 1e-9  # a deviance higher by no more than this, or this times 1e-5 of its
 WALL = 0.65  # of the way from a bound to the start of a coordinate: a correlation of 0.9998, of 0.007 by a rate
 BEFORE = (0.2, 0.4)  # of the same way: where a limit is looked at from inside
 ASIDE = 0.12  # of the way from a start to a bound: a correlation of 0.5 becomes -0.58 or 0.93
+# Of 29,000 random data sets with a few groups of very different size 156 had two minima, and 34 searches ended at the
+# higher one, where a parabola to zero rose by 1.7 at most.
+DOUBT, BELOW = 3.0, (0.0, 0.25)  # deviance of that parabola; parts of T that are looked at
 SMALL = 0.1  # T in units of the effects' size, where a variance of zero is doubted
 LENGTHS = (np.inf, 100.0, 30.0, 10.0, 3.0, 1.0)  # of T in units of the effects' size
 AT_LIMIT = 1e-4  # scaled gradient that is asked for there; half its square could still be gained
@@ -31,8 +34,6 @@ ROUNDING, RELATIVE = 1e-6, 1e-8  # of the criterion at a limit
 
 def search(evaluate: Evaluate, chart: Chart, x: FloatArray, options: Options, report: Report | None = None) -> Optimum:
     """The optimum from x (size,), with its certificate."""
-    if not np.isfinite(chart.bounds()[0]).any():
-        return _at_edge(evaluate, chart, minimise(evaluate, x, options, report), options)
     return _Stages(evaluate, chart, options, report).run(x)
 
 
@@ -67,7 +68,7 @@ def best_start(evaluate: Evaluate, chart: Chart, x: FloatArray) -> FloatArray:
 
 
 class _Stages:
-    """A search whose coordinates have ends. `optimum` joins the stages so far."""
+    """A search whose coordinates may have ends. `optimum` joins the stages so far."""
 
     optimum: Optimum
 
@@ -88,6 +89,7 @@ class _Stages:
             self._compare_with_zero()
         self._doubt_zero()
         self._look_from_inside()
+        self._look_below()
         return self.optimum
 
     def _compare_with_zero(self) -> None:
@@ -121,6 +123,28 @@ class _Stages:
             self._continue(x, radius=0.5)
             if self.optimum.value > here.value:
                 self.optimum = here
+
+    def _look_below(self) -> None:
+        """Leave a variance that the data hardly tell from zero where zero, or a smaller one, is lower."""
+        here = self.optimum
+        x = self._lowest(self._smaller(), _margin(here.value))
+        if x is not here.x:
+            self._continue(x, radius=0.5)
+            self._compare_with_zero()
+
+    def _smaller(self) -> Iterator[FloatArray]:
+        """Points with less of a scalar term: the criterion is even in T, and may have a hump on the way to zero."""
+        x, hessian = self.optimum.x, self.optimum.hessian
+        open_ = ~(at_bounds(x, self.bounds) | self.chart.idle(x))
+        doubtful = [i for i in self.chart.scalars() if open_[i] and x[i] != 0.0]
+        if not doubtful:
+            return
+        spread = np.zeros(len(x))
+        spread[open_] = np.diag(np.linalg.pinv(hessian[np.ix_(open_, open_)]))
+        for i in doubtful:
+            if 0.5 * x[i] ** 2 < DOUBT * spread[i]:
+                for part in BELOW:
+                    yield np.where(np.arange(len(x)) == i, part * x[i], x)
 
     def _box(self, part: float) -> Bounds:
         """The bounds moved inwards."""

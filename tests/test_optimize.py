@@ -306,6 +306,20 @@ def test_a_common_slope_that_only_the_random_effects_have(a, expected):
     assert fit.deviance == pytest.approx(expected, rel=SAME_DEVIANCE)
 
 
+@pytest.mark.parametrize("seed", [413, 2154, 4729])
+def test_of_two_minima_the_lower_one(seed):
+    """Groups of very different size: the criterion has a minimum inside and one at zero, which is lower here."""
+    g = np.repeat(np.arange(5), [1, 2, 40, 1, 3])
+    table = pd.DataFrame({"y": np.random.default_rng(seed).normal(size=len(g)), "g": g})
+    dense = slm.LinearMixedModel("y ~ 1 + (1 | g)", table, engine="dense")
+    values = [-2.0 * dense.loglik([t]) for t in np.append(0.0, np.geomspace(0.05, 3.0, 60))]
+    (inside,) = (b for a, b, c in zip(values, values[1:], values[2:], strict=False) if b < min(a, c))
+    assert values[0] + 0.02 < inside
+    fit = slm.lmm("y ~ 1 + (1 | g)", table)
+    assert fit.theta.tolist() == [0.0] and fit.converged
+    assert fit.deviance == pytest.approx(values[0], rel=SAME_DEVIANCE)
+
+
 # --- closed forms ---------------------------------------------------------------------------------------
 
 
