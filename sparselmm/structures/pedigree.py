@@ -31,7 +31,7 @@ class Pedigree:
     say the same again count once (`n_merged`).
     inbreeding: False ignores it, F = 0 (then A differs from the true one where parents are inbred).
     groups: groups of the unknown parents, that is phantom parents (Westell, Quaas & Van Vleck 1988): a column for both
-    parents, a tuple of two columns (of sires, of dams), or a mapping from id to a group or such a pair.
+    parents, two columns (of sires, of dams) as a tuple or table, or a mapping from id to a group or such a pair.
     monoecious: True lets plants be sire and dam, also of the same offspring (selfing).
 
     ids: (n,), parents before offspring. parents: (n, 2) positions of sire and dam, -1 unknown. generation: (n,), 0 for
@@ -299,6 +299,10 @@ def _group_table(groups: Any, animals: pd.Index) -> AnyArray:
             out[i] = given if isinstance(given, tuple) else (given, given)
         return out
     pair = isinstance(groups, tuple) and len(groups) == 2 and np.ndim(groups[0]) == 1
+    if groups is not None and not pair and np.ndim(groups) == 2:
+        groups, pair = np.asarray(groups, dtype=object).T, True
+        if len(groups) != 2:
+            raise DataError(f"groups has {len(groups)} columns: one for both parents, or two, of sires and of dams")
     for c in range(2 if groups is not None else 0):
         column = pd.Series(groups[c] if pair else groups).convert_dtypes().tolist()
         if len(column) != len(animals):

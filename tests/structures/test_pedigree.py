@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pandas as pd
 import polars as pl
+import polars as pl
 import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
@@ -170,7 +171,9 @@ def test_groups_by_mapping_column_and_pair_are_the_same():
     by_column = Pedigree(ids, sire, dam, groups=["x", "y", None])
     by_pair = Pedigree(ids, sire, dam, groups=(["x", "y", "-"], pd.Series(["x", "y", None])))
     by_map = Pedigree(ids, sire, dam, groups={"a": "x", "b": ("y", "y")})
-    for P in (by_column, by_pair, by_map):
+    pair = pd.DataFrame({"of_sire": ["x", "y", "-"], "of_dam": ["x", "y", None]})
+    tables = [Pedigree(ids, sire, dam, groups=t) for t in (pair, pl.from_pandas(pair), pair.to_numpy())]
+    for P in (by_column, by_pair, by_map, *tables):
         assert P.levels == ["a", "b", "c", "x", "y"]
         np.testing.assert_array_equal(P.inverse_with_groups().toarray(), by_map.inverse_with_groups().toarray())
     assert "2 groups of unknown parents" in repr(by_map)
@@ -183,6 +186,8 @@ def test_every_unknown_parent_needs_a_group():
         Pedigree(["c"], ["a"], [None], groups=["y"])
     with pytest.raises(DataError, match="groups has 1 rows, the pedigree 2"):
         Pedigree([1, 2], [None, None], [None, None], groups=["x"])
+    with pytest.raises(DataError, match="groups has 3 columns"):
+        Pedigree([1, 2], [None, None], [None, None], groups=np.full((2, 3), "x"))
 
 
 # ---------------------------------------------------------------------------------------- reading
