@@ -5,7 +5,6 @@ import pickle
 import numpy as np
 import pandas as pd
 import polars as pl
-import polars as pl
 import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
