@@ -55,28 +55,45 @@ def caterpillar(fit: "Fit", group: str | None = None, effect: str | None = None,
 
 
 def manhattan(scan: "Scan", trait: str | None = None, threshold: float | None = GENOME_WIDE, ax: Any = None) -> "Axes":
-    """-log10 p along the genome, chromosomes in turn; in the order of the table where there are no positions.
+    """-log10 p along the genome, chromosomes by number; markers in the order of the table where there are no positions.
 
     threshold: a p-value at which a line stands, None for none. trait: of `scan.traits`, the only one if None.
+    Markers without a position are left out where others of their chromosome have one.
     """
     table = scan.of(trait)
     ax = _axes((9.0, 3.6)) if ax is None else ax
     chromosome = table["chromosome"].astype(str).to_numpy() if "chromosome" in table else np.full(len(table), "")
+    places = [(name, rows, _places(table, rows)) for name in _in_turn(chromosome) for rows in [chromosome == name]]
+    gap = 0.01 * sum(float(np.nanmax(x)) for _, _, x in places)
     height, start, ticks = _heights(table), 0.0, {}
-    for number, name in enumerate(dict.fromkeys(chromosome)):
-        mine = np.flatnonzero(chromosome == name)
-        place = np.arange(len(mine), dtype=float)
-        if "position" in table and "chromosome" in table:
-            place = table["position"].to_numpy(dtype=float)[mine]
-        place = place - np.nanmin(place) + start
-        ax.scatter(place, height[mine], s=6, color=COLOURS[number % 2], linewidths=0, rasterized=len(mine) > 10_000)
-        start, ticks[(place.min() + place.max()) / 2] = float(np.nanmax(place)) * 1.01 + 1.0, name
+    for number, (name, rows, place) in enumerate(places):
+        ax.scatter(
+            start + place, height[rows], s=6, color=COLOURS[number % 2], linewidths=0, rasterized=len(place) > 10_000
+        )
+        length = float(np.nanmax(place))
+        ticks[start + length / 2], start = name, start + length + gap
     if threshold is not None:
         ax.axhline(-np.log10(threshold), color="#b03030", linewidth=0.8, linestyle="--")
     ax.set_xticks(list(ticks), list(ticks.values()))
     ax.set_xlabel("chromosome" if "chromosome" in table else "marker")
     ax.set_ylabel("-log10 p")
     return ax
+
+
+def _in_turn(chromosome: Any) -> list[str]:
+    """Names of chromosomes: those with a number by it, then others as they come."""
+    names = list(dict.fromkeys(chromosome))
+    number = {name: name.lower().removeprefix("chr") for name in names}
+    return sorted(names, key=lambda name: int(number[name]) if number[name].isdecimal() else np.inf)
+
+
+def _places(table: Any, rows: Any) -> FloatArray:
+    """Of markers on their chromosome from 0 on: positions, or numbers where none is known."""
+    if "position" in table and "chromosome" in table:
+        place = table["position"].to_numpy(dtype=float)[rows]
+        if not np.isnan(place).all():
+            return np.asarray(place - np.nanmin(place))
+    return np.arange(float(rows.sum()))
 
 
 def qq(scan: "Scan", trait: str | None = None, ax: Any = None) -> "Axes":
@@ -294,9 +311,7 @@ def _levels(fit: "Fit", group: str | None) -> tuple[list[Any], Any]:
     found = {t.name: t for t in reversed(fit.spec.terms) if t.Q is None and not sp.issparse(t.Z)}
     if not found or (group is not None and group not in found):
         known = ", ".join(map(repr, found)) or "none"
-        raise ModelError(
-            f"group={group!r}: no group of independent levels; there is {known}. curve() draws series"
-        )
+        raise ModelError(f"group={group!r}: no group of independent levels; there is {known}. curve() draws series")
     term = found[next(reversed(found)) if group is None else group]
     return term.labels(), term.Z
 

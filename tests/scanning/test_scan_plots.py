@@ -37,6 +37,28 @@ def test_chromosomes_stand_in_turn():
     assert ax.lines[0].get_ydata()[0] == pytest.approx(-np.log10(5e-8))
 
 
+def test_chromosomes_stand_by_number_whatever_the_order_of_the_table_and_gaps_are_equal():
+    name = np.repeat(["X", "chr10", "chr2", "chrUn_1"], 15)
+    scan = table(chromosome=name, position=np.tile(np.arange(15.0), 4) * 100 + 7)
+    ax = manhattan(scan)
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["chr2", "chr10", "X", "chrUn_1"]
+    x = [c.get_offsets()[:, 0] for c in ax.collections]
+    gaps = [b.min() - a.max() for a, b in zip(x, x[1:], strict=False)]
+    np.testing.assert_allclose(gaps, 0.01 * 4 * 1400)
+    np.testing.assert_allclose(ax.collections[1].get_offsets()[:, 1], -np.log10(scan.table.p_value[15:30]))
+
+
+def test_markers_without_a_position_do_not_hide_the_others():
+    """The whole picture used to be empty."""
+    position = np.append(np.arange(25.0), np.full(35, np.nan))
+    position[3] = np.nan
+    ax = manhattan(table(chromosome=["1"] * 25 + ["2"] * 35, position=position))
+    first, second = (np.ma.filled(c.get_offsets(), np.nan) for c in ax.collections)
+    assert np.isnan(first[3]).any() and np.isfinite(np.delete(first, 3, axis=0)).all()
+    np.testing.assert_allclose(np.diff(second[:, 0]), 1.0)
+    assert np.isfinite(ax.get_xlim()).all() and len(ax.get_xticks()) == 2
+
+
 def test_without_positions_markers_stand_in_order():
     ax = manhattan(table(), threshold=None)
     np.testing.assert_array_equal(ax.collections[0].get_offsets()[:, 0], np.arange(60))
