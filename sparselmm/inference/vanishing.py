@@ -17,11 +17,21 @@ if TYPE_CHECKING:
 
 SHARE = 5e-3  # of the random terms' variance: where a search has no end, a residual of 7 % of their sd is on its way
 LOST = 1e-9  # of the same: the criterion cancels to nothing
+FAR = 300.0  # standard deviations: of the 16 digits of y'y five are the mean's
 EXAMPLE = 0.1  # of the random terms' standard deviation: a value to hold
 
 
 def vanishing(fit: "Fit") -> str:
-    """What runs to zero, and the ways out; empty where nothing does, or where R has covariances of its own."""
+    """What runs to zero, and the ways out; empty where nothing does, or where R has covariances of its own.
+
+    Or that random effects, and no fixed ones, hold the mean of a response far from zero, so that sigma seems small.
+    """
+    left = fit.residuals("marginal")
+    if abs(left.mean()) > FAR * left.std():
+        return (
+            f"the response is about {left.mean():.3g} where fixed effects are zero and varies by {left.std():.2g}, which "
+            "costs the criterion digits: add an intercept, or subtract a constant from the response"
+        )
     if isinstance(fit.spec.residual, UnstructuredResidual):
         return ""
     noise, random = residual_scales(fit) ** 2, random_variances(fit)

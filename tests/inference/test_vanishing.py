@@ -79,3 +79,11 @@ def test_variances_of_rows_by_the_random_terms():
     rows = np.column_stack([np.ones(len(data)), data.x])
     expected = np.diag(naive.marginal_cov([rows], [G], len(data))) - 1.0 + 0.49
     np.testing.assert_allclose(random_variances(fit) * 0.25, expected, rtol=1e-10)
+
+
+def test_a_mean_that_only_random_effects_hold():
+    """Its square hides the residuals: such a fit was told that its random terms fit every row."""
+    i = np.arange(1, 135)
+    data = pd.DataFrame({"y": 6750 + np.sin(i * i) + np.cos(3 * (i % 3)), "x": np.cos(0.7 * i * i), "h": i % 3})
+    assert "about 6.75e+03 where fixed effects are zero" in vanishing(slm.lmm("y ~ 0 + x + (1 | h)", data))
+    assert vanishing(slm.lmm("y ~ x + (1 | h)", data)) == ""
