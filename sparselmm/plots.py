@@ -58,19 +58,19 @@ def manhattan(scan: "Scan", trait: str | None = None, threshold: float | None = 
     """-log10 p along the genome, chromosomes by number; markers in the order of the table where there are no positions.
 
     threshold: a p-value at which a line stands, None for none. trait: of `scan.traits`, the only one if None.
-    Markers without a position are left out where others of their chromosome have one.
+    Markers without a position stand at the end of their chromosome.
     """
     table = scan.of(trait)
     ax = _axes((9.0, 3.6)) if ax is None else ax
     chromosome = table["chromosome"].astype(str).to_numpy() if "chromosome" in table else np.full(len(table), "")
     places = [(name, rows, _places(table, rows)) for name in _in_turn(chromosome) for rows in [chromosome == name]]
-    gap = 0.01 * sum(float(np.nanmax(x)) for _, _, x in places)
+    gap = 0.01 * sum(float(x.max()) for _, _, x in places)
     height, start, ticks = _heights(table), 0.0, {}
     for number, (name, rows, place) in enumerate(places):
         ax.scatter(
             start + place, height[rows], s=6, color=COLOURS[number % 2], linewidths=0, rasterized=len(place) > 10_000
         )
-        length = float(np.nanmax(place))
+        length = float(place.max())
         ticks[start + length / 2], start = name, start + length + gap
     if threshold is not None:
         ax.axhline(-np.log10(threshold), color="#b03030", linewidth=0.8, linestyle="--")
@@ -92,7 +92,7 @@ def _places(table: Any, rows: Any) -> FloatArray:
     if "position" in table and "chromosome" in table:
         place = table["position"].to_numpy(dtype=float)[rows]
         if not np.isnan(place).all():
-            return np.asarray(place - np.nanmin(place))
+            return np.asarray(np.where(np.isnan(place), np.nanmax(place), place) - np.nanmin(place))
     return np.arange(float(rows.sum()))
 
 
