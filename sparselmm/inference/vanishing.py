@@ -29,8 +29,8 @@ def vanishing(fit: "Fit") -> str:
     left = fit.residuals("marginal")
     if abs(left.mean()) > FAR * left.std():
         return (
-            f"the response is about {left.mean():.3g} where fixed effects are zero and varies by {left.std():.2g}, which "
-            "costs the criterion digits: add an intercept, or subtract a constant from the response"
+            f"the response is about {left.mean():.3g} where fixed effects are zero, varies by {left.std():.2g}, and "
+            "so costs the criterion digits: add an intercept, or subtract a constant from the response"
         )
     if isinstance(fit.spec.residual, UnstructuredResidual):
         return ""
