@@ -68,11 +68,12 @@ def read_kinship(
     """Relationships from pairs of people.
 
     source: `prefix.grm.sp` (GCTA, with `prefix.grm.id` beside it), a Matrix Market file `.mtx`, another text file or a
-    table with three columns (one person, the other, the relationship; a person with itself for the diagonal, which is
-    one where it is missing), or a scipy sparse matrix. Each pair may stand once or in both orders. ids: labels in the
-    order of a matrix, or all people of a table, those without relatives too. threshold: entries off the diagonal of
-    smaller size are taken as zero. repair: of blocks that are not positive definite: "ridge" adds to their diagonal,
-    "eigen" raises their small eigenvalues, so that the smallest is 1e-3 of the mean diagonal; None refuses such blocks.
+    table with three columns (one person, the other, the relationship, which is twice KING's kinship coefficient; a
+    person with itself for the diagonal, which is one where it is missing), or a scipy sparse matrix. Each pair may
+    stand once or in both orders. ids: labels in the order of a matrix, or all people of a table, those without
+    relatives too. threshold: entries off the diagonal of smaller size are taken as zero. repair: of blocks that are not
+    positive definite: "ridge" adds to their diagonal, "eigen" raises their small eigenvalues, so that the smallest is
+    1e-3 of the mean diagonal; None refuses such blocks.
     Errors: DataError, ModelError.
     """
     if repair not in REPAIRS:
@@ -129,7 +130,9 @@ def _as_table(source: Any) -> pd.DataFrame:
 
 def _read_pairs(path: Path) -> pd.DataFrame:
     """Three columns with or without a line of names; ids are text unless all of them are plain whole numbers."""
-    table = pd.read_csv(path, sep=None, engine="python", header=None, dtype=str)
+    with path.open() as file:
+        separated = any(mark in file.readline() for mark in ",;\t")
+    table = pd.read_csv(path, sep=None if separated else r"\s+", engine="python", header=None, dtype=str)
     if table.shape[1] != 3:
         return table
     if pd.to_numeric(table[2].iloc[:1], errors="coerce").isna().iloc[0] and not pd.isna(table[2].iloc[0]):
@@ -165,6 +168,8 @@ def _of_gcta(path: Path, ids: Sequence[Any] | None) -> _Pairs:
         if not beside.is_file():
             raise DataError(f"no file {beside.name} beside it; give the people as ids=")
         people = pd.read_csv(beside, sep=r"\s+", header=None, dtype=str, keep_default_na=False)
+        if people.iloc[0, 0].startswith("#"):  # PLINK 2 may write a line of names
+            people = people.iloc[1:]
         if people.shape[1] < 2:
             raise DataError(f"{beside.name} has one column; family and person, FID and IID, are needed")
         ids = people[1].tolist()

@@ -223,3 +223,18 @@ def test_files_that_break_off(tmp_path, name, text, people, message):
     (tmp_path / "k.grm.id").write_text(people)
     with pytest.raises(slm.DataError, match=message):
         read_kinship(tmp_path / name)
+
+
+@pytest.mark.parametrize("text", ["A B 0.5\nB  C 0.25\n", "  A   B  0.5\n  B   C  0.25\n", "A\tB\t0.5\nB\tC\t0.25\n"])
+def test_columns_apart_by_any_blanks(tmp_path, text):
+    (tmp_path / "pairs.txt").write_text(text)
+    kinship = slm.read_kinship(tmp_path / "pairs.txt")
+    assert kinship.ids == ("A", "B", "C")
+    expected = [[1.0, 0.5, 0.0], [0.5, 1.0, 0.25], [0.0, 0.25, 1.0]]
+    np.testing.assert_array_equal(kinship.matrix.toarray(), expected)
+
+
+def test_a_line_of_names_above_the_ids_of_a_grm(tmp_path):
+    (tmp_path / "k.grm.sp").write_text("0 0 1\n1 0 0.5\n1 1 1\n")
+    (tmp_path / "k.grm.id").write_text("#FID IID\nf A\nf B\n")
+    assert slm.read_kinship(tmp_path / "k.grm.sp").ids == ("A", "B")
