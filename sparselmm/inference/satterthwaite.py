@@ -57,17 +57,17 @@ def satterthwaite(fit: "Fit") -> Satterthwaite:
     """Satterthwaite's method: the information of the variance parameters that were not held."""
     with blas_threads(fit.likelihood.flops):
         information, slopes = _held(fit) if fit.estimate.held else _free(fit)
-    inside = _inside(fit, len(information))
+    inside = inside_limits(fit, len(information))
     information, slopes = information[np.ix_(inside, inside)], slopes[inside]
     if not (np.isfinite(information).all() and np.isfinite(slopes).all()):
         raise ModelError(
             "Satterthwaite: the criterion has no curvature to be computed at these estimates, too near the edge of the "
             "parameter space; ddf='wald' takes the variances as known"
         )
-    return Satterthwaite(fit.vcov.to_numpy(), slopes, 2.0 * _inverse(information))
+    return Satterthwaite(fit.vcov.to_numpy(), slopes, 2.0 * inverse(information))
 
 
-def _inside(fit: "Fit", k: int) -> BoolArray:
+def inside_limits(fit: "Fit", k: int) -> BoolArray:
     """Which of k coordinates are not at a limit of a correlation or a rate, where nothing is known of their errors."""
     out, optimum = np.ones(k, dtype=bool), fit.estimate.optimum
     if optimum is not None:
@@ -75,8 +75,9 @@ def _inside(fit: "Fit", k: int) -> BoolArray:
     return out
 
 
-def _step(fit: "Fit") -> float:
-    return STEP if _inside(fit, fit.estimate.chart.size).all() else WIDE_STEP
+def step_of(fit: "Fit") -> float:
+    """Of central differences in coordinates of order one."""
+    return STEP if inside_limits(fit, fit.estimate.chart.size).all() else WIDE_STEP
 
 
 def n_evaluations(fit: "Fit") -> int:
@@ -98,7 +99,7 @@ def _free(fit: "Fit") -> tuple[FloatArray, FloatArray]:
         d = fit.likelihood.derivatives(theta, reml=fit.reml, sigma=sigma)
         return inverse.T @ d.gradient, fit.likelihood.vcov(theta, sigma)
 
-    hessian, slopes = _differences(at, x, _step(fit))
+    hessian, slopes = differences(at, x, step_of(fit))
     k = len(x)
     d, information = estimate.derivatives, np.empty((k + 1, k + 1))
     information[:k, :k] = 0.5 * (hessian + hessian.T)
@@ -120,11 +121,11 @@ def _held(fit: "Fit") -> tuple[FloatArray, FloatArray]:
         d = fit.likelihood.derivatives(theta, reml=fit.reml, sigma=sigma)
         return chart.pull_back(x, d)[0], fit.likelihood.vcov(theta, sigma)
 
-    hessian, slopes = _differences(at, optimum.x, _step(fit))
+    hessian, slopes = differences(at, optimum.x, step_of(fit))
     return 0.5 * (hessian + hessian.T), slopes
 
 
-def _differences(
+def differences(
     at: Callable[[FloatArray], tuple[FloatArray, FloatArray]], x: FloatArray, step: float
 ) -> tuple[FloatArray, FloatArray]:
     """Central differences of both values of at(x) by each x, (k, ...)."""
@@ -133,7 +134,7 @@ def _differences(
     return first.reshape(len(x), len(x)), second
 
 
-def _inverse(information: FloatArray) -> FloatArray:
+def inverse(information: FloatArray) -> FloatArray:
     """Inverse on the directions in which the criterion curves upwards; the others are left out, as in lmerTest."""
     size = np.sqrt(np.clip(np.diag(information), 0.0, None))
     size[size == 0.0] = 1.0
