@@ -18,7 +18,7 @@ from .equations import Equations
 
 RANK = 1.5e-8  # eigenvalues below this part of the largest are none (sqrt of the machine's, as lmerTest)
 SAME = 1e-8  # degrees of freedom that differ by less are equal (lmerTest)
-UNEVEN = 1e4  # standard errors whose ratio is larger: contrasts in such units are standardised, else lmerTest's
+UNEVEN = 100.0  # standard errors whose ratio is larger: contrasts in such units are standardised, else lmerTest's
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -239,14 +239,15 @@ class EffectErrors:
 def uncorrelated(V: FloatArray) -> tuple[FloatArray, BoolArray]:
     """K with K'VK = I in the columns (..., r) that are kept, zero in those that depend on them; V (..., r, r).
 
-    Eigenvectors of V, which lmerTest takes; in units that differ much, of the correlations: small ones would be lost.
+    Eigenvectors of V, which lmerTest takes, or in units that differ much those of the correlations; the rank is theirs.
     """
     size = np.sqrt(np.maximum(np.diagonal(V, axis1=-2, axis2=-1), 0.0))
     size[size == 0.0] = 1.0
+    d = np.linalg.eigvalsh(V / (size[..., :, None] * size[..., None, :]))
+    keep = d > RANK * d.max(axis=-1, keepdims=True, initial=0.0)  # the last ones, as those of V
     even = size.max(axis=-1, initial=0.0) <= UNEVEN * size.min(axis=-1, initial=np.inf)
     size[even] = 1.0
     d, P = np.linalg.eigh(V / (size[..., :, None] * size[..., None, :]))
-    keep = d > RANK * d.max(axis=-1, keepdims=True, initial=0.0)
     root = np.sqrt(np.where(keep, d, 1.0))
     return P * (keep / root)[..., None, :] / size[..., :, None], keep
 

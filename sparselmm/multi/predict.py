@@ -19,6 +19,7 @@ from ..inference.new_rows import TermFacts
 from ..inference.posterior import Posterior, error_variances
 from ..inference.predict import INTERVALS, PredictionRows, Predictor, check_known, factors, term_facts
 from ..inference.residual_scales import new_residual_scales
+from .given import condition, known_values
 
 if TYPE_CHECKING:
     from .result import MultiFit
@@ -34,6 +35,7 @@ def predict(
     se: bool = False,
     interval: str | None = None,
     level: float = 0.95,
+    given: bool | str | Sequence[str] = False,
 ) -> pd.DataFrame:
     """X beta + Z b, rows by traits. With k a row of [Z X] of the stacked model, at known G and R,
 
@@ -46,20 +48,29 @@ def predict(
     if interval not in INTERVALS:
         raise ModelError(f"interval={interval!r}: one of {', '.join(map(repr, INTERVALS))}")
     check_level(level)
+    if given is not False and re is not True:
+        raise ModelError("given= says what is known of a record by all random effects: leave re= out")
     rows, out = _rows(multi, newdata, re, new_levels), dict[str, FloatArray]()
     _warn_undetermined(multi, rows)
     B = np.nan_to_num(multi.fixef.to_numpy())
-    means = [rows.mean(beta, multi.effects(t)) for t, beta in enumerate(B)]
-    if not se and interval is None:
-        return _table(newdata, dict(zip(multi.traits, means, strict=True)))
-    half, there = -ndtri(0.5 - 0.5 * level), np.flatnonzero(np.isfinite(means[0]))
-    variances = _Uncertainty.of(multi).variances(rows, there)
-    rest = _residual_variances(multi, newdata) if interval == "prediction" else np.zeros((1, len(B)))
-    for t, (trait, mean) in enumerate(zip(multi.traits, means, strict=True)):
-        out |= {trait: mean, f"{trait}_se": np.sqrt(variances[:, t])}
+    means = np.column_stack([rows.mean(beta, multi.effects(t)) for t, beta in enumerate(B)])
+    if not se and interval is None and given is False:
+        return _table(newdata, dict(zip(multi.traits, means.T, strict=True)))
+    half, there = -ndtri(0.5 - 0.5 * level), np.flatnonzero(np.isfinite(means[:, 0]))
+    if given is not False:
+        Y, S = known_values(multi, newdata, given), _Uncertainty.of(multi).covariances(rows, there)
+        means, variances, rest = condition(means, S, _residual_covariances(multi, newdata), Y)
+    else:
+        variances = _Uncertainty.of(multi).variances(rows, there)
+        none = np.zeros((1, len(B)))
+        rest = _residual_covariances(multi, newdata).diagonal(0, 1, 2) if interval == "prediction" else none
+    for t, trait in enumerate(multi.traits):
+        out[trait] = means[:, t]
+        if se or interval is not None:
+            out[f"{trait}_se"] = np.sqrt(variances[:, t])
         if interval is not None:
-            width = half * np.sqrt(variances[:, t] + rest[:, t])
-            out |= {f"{trait}_lower": mean - width, f"{trait}_upper": mean + width}
+            width = half * np.sqrt(variances[:, t] + (rest[:, t] if interval == "prediction" else 0.0))
+            out |= {f"{trait}_lower": means[:, t] - width, f"{trait}_upper": means[:, t] + width}
     return _table(newdata, out)
 
 
@@ -77,29 +88,49 @@ class _Uncertainty:
         return cls(multi, Posterior.of(multi.fit), factors(multi.fit), _facts(multi))
 
     def variances(self, rows: PredictionRows, there: IntArray) -> FloatArray:
-        """Of the means of all traits in the rows that are there, (n, T), in units squared; NaN elsewhere.
-
-        All traits at once: one selected inverse serves them.
-        """
+        """Of the means of all traits in the rows that are there, (n, T), in units squared; NaN elsewhere."""
         multi, T = self.multi, len(self.multi.traits)
-        seen, out = rows.at(there), np.full((rows.X.shape[0], T), np.nan)
-        loads = [[_effects(multi, seen, j, t) for t in range(T)] for j in range(len(multi.stacked.source))]
-        Z = [None if each[0] is None else sp.csr_array(sp.vstack(each, format="csr")) for each in loads]
-        X = sp.csr_array(sp.vstack([_columns(multi, seen.X, t) for t in range(T)], format="csr"))
-        with blas_threads(multi.fit.likelihood.flops):
-            out[there] = error_variances(self.posterior, X, Z).reshape(T, len(there)).T
-        out[there] += np.column_stack([self._fresh(seen, t) for t in range(T)])
+        out = np.full((rows.X.shape[0], T), np.nan)
+        out[there] = self._of_sums(rows.at(there), [(t,) for t in range(T)])
         return np.asarray(out * (multi.fit.sigma * multi.stacked.scale) ** 2)
 
-    def _fresh(self, rows: PredictionRows, t: int) -> FloatArray:
+    def covariances(self, rows: PredictionRows, there: IntArray) -> FloatArray:
+        """The same of all pairs of traits, (n, T, T): 2 cov(a, b) = var(a + b) - var(a) - var(b)."""
+        multi, T = self.multi, len(self.multi.traits)
+        one, other = np.triu_indices(T, 1)
+        pairs = list(zip(one.tolist(), other.tolist(), strict=True))
+        found = self._of_sums(rows.at(there), [*((t,) for t in range(T)), *pairs])
+        out, own = np.full((rows.X.shape[0], T, T), np.nan), np.zeros((len(there), T, T))
+        own[:, range(T), range(T)] = found[:, :T]
+        own[:, one, other] = own[:, other, one] = 0.5 * (found[:, T:] - found[:, one] - found[:, other])
+        out[there] = own
+        return np.asarray(out * multi.fit.sigma**2 * np.outer(multi.stacked.scale, multi.stacked.scale))
+
+    def _of_sums(self, rows: PredictionRows, sums: Sequence[tuple[int, ...]]) -> FloatArray:
+        """Variances of sums of the means of standardised traits over sigma^2, (n, sums).
+
+        All at once: one selected inverse serves them.
+        """
+        multi, n = self.multi, rows.X.shape[0]
+        places = range(len(multi.stacked.source))
+        loads = [[_sum([_effects(multi, rows, j, t) for t in each]) for each in sums] for j in places]
+        Z = [None if each[0] is None else sp.csr_array(sp.vstack(each, format="csr")) for each in loads]
+        columns = [_sum([_columns(multi, rows.X, t) for t in each]) for each in sums]
+        X = sp.csr_array(sp.vstack(columns, format="csr"))
+        with blas_threads(multi.fit.likelihood.flops):
+            known = error_variances(self.posterior, X, Z).reshape(len(sums), n).T
+        return np.asarray(known + np.column_stack([self._fresh(rows, each) for each in sums]))
+
+    def _fresh(self, rows: PredictionRows, traits: tuple[int, ...]) -> FloatArray:
         """z G z' of levels that the fit does not have, over sigma^2, (n,)."""
         stacked, out = self.multi.stacked, np.zeros(rows.X.shape[0])
         for (k, effects), T in zip(stacked.source, self.roots, strict=True):
             part = rows.terms[k]
             if part is not None and part.fresh.any():
                 check_known(self.facts[k].text, part.fresh)
-                own = stacked.order.index(t) * len(effects) + np.arange(len(effects))
-                out += ((part.fresh[:, list(effects)] @ T[own]) ** 2).sum(axis=1)
+                first = [stacked.order.index(t) * len(effects) for t in traits]
+                own = sum(T[at : at + len(effects)] for at in first)
+                out += ((part.fresh[:, list(effects)] @ own) ** 2).sum(axis=1)
         return out
 
 
@@ -148,11 +179,17 @@ def _effects(multi: "MultiFit", rows: PredictionRows, j: int, t: int) -> sp.csr_
     return sp.csr_array((found.data[keep], (n[keep], places[keep])), shape=shape)
 
 
-def _residual_variances(multi: "MultiFit", newdata: Any) -> FloatArray:
-    """R_tt over the weights of new records, (n, T) or (1, T)."""
+def _sum(parts: Sequence[sp.csr_array | None]) -> sp.csr_array | None:
+    """Their sum; None where they are none."""
+    there = [part for part in parts if part is not None]
+    return sp.csr_array(sum(there[1:], start=there[0])) if there else None
+
+
+def _residual_covariances(multi: "MultiFit", newdata: Any) -> FloatArray:
+    """R over the weights of new records, (n, T, T) or (1, T, T); 0 between traits that never met."""
     wide = multi.stacked.wide
     weights = np.ones(1) if wide.weights is None else wide.encoding.weights(newdata)
-    return np.asarray(np.diag(multi.R)[None, :] / weights[:, None])
+    return np.asarray(np.nan_to_num(multi.R.to_numpy()) / weights[:, None, None])
 
 
 def _warn_undetermined(multi: "MultiFit", rows: PredictionRows) -> None:

@@ -187,15 +187,17 @@ class MultiFit:
         se: bool = False,
         interval: str | None = None,
         level: float = 0.95,
+        given: bool | str | Sequence[str] = False,
     ) -> pd.DataFrame:
         """Predicted means of new rows, rows by traits: X beta + Z b, with what the fit knows of their levels.
 
         re: with all random effects, none, or those of some terms or groups. new_levels: "population" predicts an
         unknown level with b = 0, "error" refuses it. se: columns `<trait>_se` too, at known G and R; interval:
-        `<trait>_lower` and `<trait>_upper` of the mean ("confidence") or of a new record ("prediction"). Traits that
-        were measured in a new row are not read: add the row to the data, and `fitted` uses them.
+        `<trait>_lower` and `<trait>_upper` of the mean ("confidence") or of a new record ("prediction"). given: traits
+        that are known in new rows (a missing value is not), names or True for all that newdata has: each row's other
+        traits are predicted from them too, through the effects and the residuals, as if the row were among the data.
         """
-        return predict(self, newdata, re, new_levels, se, interval, level)
+        return predict(self, newdata, re, new_levels, se, interval, level, given)
 
     def summary(self) -> Text:
         """Criterion, variances and correlations of each term, coefficients, and the facts of the fit."""

@@ -282,7 +282,7 @@ def test_arguments_of_another_kind():
             ask()
 
 
-@pytest.mark.parametrize("unit", [1e-6, 1e6])
+@pytest.mark.parametrize("unit", [1e-6, 99.0, 5e3, 1e6])
 def test_an_f_test_does_not_depend_on_units(unit):
     """Variances of 1 and 1e-12: the second contrast was taken for a copy of the first, and F had one degree less."""
     rng = np.random.default_rng(0)

@@ -91,7 +91,7 @@ def test_an_iterator_of_blocks(named):
 
 def test_real_anndata(named, tmp_path):
     """Dense, sparse, a layer, samples in another order, a view, and files that stay on disk."""
-    anndata = pytest.importorskip("anndata", reason="anndata takes pandas 3 from 0.13 on, which needs Python 3.12")
+    anndata = pytest.importorskip("anndata", reason="anndata 0.12 wants pandas < 3, so that it is in no extra")
     anndata.settings.allow_write_nullable_strings = True  # labels of pandas 3, which anndata 0.12 does not write else
     data, Y = named
     expected = slm.lmm_many(ONE, data, Y)
