@@ -41,7 +41,7 @@ class SavedTerm:
     b: FloatArray
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)  # without slots, for the same reason as `Fit`
 class SavedFit:
     """What `load` gives: a fit without its data. Its tables and facts have the names that they have in `Fit`.
 
@@ -60,6 +60,9 @@ class SavedFit:
     versions: Mapping[str, str]
     encoding: Encoding | None
     uncertainty: Uncertainty | None
+
+    def __dir__(self) -> list[str]:
+        return [*object.__dir__(self), *FACTS, *TABLES]
 
     def __getattr__(self, name: str) -> Any:
         """A table (a copy) or a number by the name that it has in `Fit`."""

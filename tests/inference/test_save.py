@@ -5,6 +5,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pandas as pd
@@ -273,3 +274,12 @@ def test_arrays_and_indices_come_back():
         pd.MultiIndex.from_product([["a"], [1, 2]], names=["g", "t"]),
     ):
         pd.testing.assert_index_equal(read(json.loads(json.dumps(plain(index)))), index)
+
+
+def test_what_is_there_can_be_listed_and_nothing_set(fits, tmp_path):
+    fit = next(iter(fits.values()))
+    fit.save(tmp_path / "fit.json")
+    saved = slm.load(tmp_path / "fit.json")
+    assert {"predict", "ranef", "summary", *FACTS, *TABLES} <= set(dir(saved))
+    with pytest.raises(FrozenInstanceError, match="cannot assign to field 'mine'"):
+        saved.mine = 1
