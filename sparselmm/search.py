@@ -55,15 +55,10 @@ def best_start(evaluate: Evaluate, chart: Chart, x: FloatArray) -> FloatArray:
     value = evaluate(x).value if np.isfinite(low).any() else np.inf
     for i in np.flatnonzero(np.isfinite(low)):
         unit = np.arange(len(x)) == i
-        for end in (low, high):
-            other = np.where(unit, x + ASIDE * (end - x), x)
+        for other in [np.where(unit, x + ASIDE * (end - x), x) for end in (low, high)]:
             found = evaluate(other).value
             if found < value:
-                best, value = other, found
-                break
-        else:
-            continue
-        x = best
+                x, value = other, found
     return x
 
 

@@ -192,3 +192,16 @@ def test_a_search_that_ended_elsewhere_does_not_say_that_it_converged():
     with pytest.warns(slm.SparselmmWarning, match="did not converge: no further decrease"):
         fit = slm.lmm("y ~ x + ar1(0 + t | g/f)", data)
     assert not fit.converged
+
+
+def test_of_two_maxima_at_negative_and_positive_correlations_the_higher_one():
+    """Lower to one side of the start, the criterion is lower still to the other; a grid of V says which wins."""
+    data = pd.DataFrame({"g": [0, 0, 0, 1, 1, 1, 2, 3, 3], "t": [7, 12, 14, 3, 17, 19, 3, 10, 18]})
+    data["y"] = [-1.012, 2.319, -0.504, 5.36, 5.208, -0.962, 30.003, 19.202, 14.458]
+    gaps = np.abs(np.subtract.outer(data.t.to_numpy(), data.t.to_numpy()))
+    same = np.equal.outer(data.g.to_numpy(), data.g.to_numpy())
+    criterion = lambda rho: naive.profile_deviance(data.y.to_numpy(), np.ones((9, 1)), same * rho**gaps, True)  # noqa: E731
+    grid = [criterion(rho) for rho in (*np.linspace(-0.99, -0.5, 50), *np.linspace(0.5, 0.995, 100))]
+    fit = slm.lmm("y ~ 1", data, residual="ar1(t | g)")
+    assert fit.varpar["rho_residual"] > 0.9
+    assert min(grid) - 1e-2 < fit.deviance < min(grid)
