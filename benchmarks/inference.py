@@ -1,7 +1,7 @@
 """What is done with the fit of InstEval, for asv; `python -m benchmarks.inference` sets it beside lme4, lmerTest.
 
-Seconds of processor time with one thread, in one session: other processes make them noisy, not wrong. On a quiet machine
-it takes half a minute, and with R (lme4, lmerTest) four; the table goes to docs/how-to/intervals.md.
+Seconds of processor time with one thread, in one session: other processes make them noisy, not wrong. It takes half a
+minute, and with R (lme4, lmerTest) four, on a quiet machine; the table goes to docs/how-to/intervals.md.
 """
 
 import argparse
