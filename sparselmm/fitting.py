@@ -201,7 +201,13 @@ def _check_bounded(likelihood: Likelihood | DenseLikelihood, chart: Chart, optim
         return
     found = likelihood(chart.model(optimum.x)[0], reml=reml).r2
     if found < EXACT * likelihood(np.zeros(likelihood.parameters.count), reml=reml).r2:
-        terms = " + ".join(term.describe() for term in likelihood.spec.terms)
+        spec = likelihood.spec
+        if not spec.terms and spec.residual is not None:
+            raise ModelError(
+                f"residual {spec.residual.label}: some rows are fitted exactly, and their variance goes to zero. Drop "
+                "fixed effects, join strata, or hold parameters with fixed="
+            )
+        terms = " + ".join(term.describe() for term in spec.terms)
         raise ModelError(
             f"{terms}: with these random effects the response is fitted exactly, and sigma goes to zero. "
             "Drop a term, or hold sigma with fixed="

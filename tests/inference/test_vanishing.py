@@ -87,3 +87,12 @@ def test_a_mean_that_only_random_effects_hold():
     data = pd.DataFrame({"y": 6750 + np.sin(i * i) + np.cos(3 * (i % 3)), "x": np.cos(0.7 * i * i), "h": i % 3})
     assert "about 6.75e+03 where fixed effects are zero" in vanishing(slm.lmm("y ~ 0 + x + (1 | h)", data))
     assert vanishing(slm.lmm("y ~ x + (1 | h)", data)) == ""
+
+
+def test_rows_that_the_fixed_effects_fit_in_a_stratum():
+    """Seven rows, two of them in a stratum: the error began with a colon and spoke of random effects."""
+    data = pd.DataFrame({"g": [0, 1, 2, 3, 3, 3, 4], "t": [1, 3, 14, 10, 12, 13, 14], "f": list("qpqrrrp")})
+    data["x"] = [0.187452, 0.391415, -0.135583, 0.28198, -0.231383, 0.122217, -1.171649]
+    data["y"] = [-26.047, 4.338, 12.722, -6.067, -3.461, 6.526, 3.12]
+    with pytest.raises(slm.SparselmmError, match=re.escape("residual ar1(t | g) * varident(f): some rows are fitted")):
+        slm.lmm("y ~ x + f", data, residual="ar1(t | g) * varident(f)", reml=False)
