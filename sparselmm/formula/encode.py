@@ -101,12 +101,12 @@ class Encoding:
         return codes, None if term.design is None else self._encode(term.design, table)
 
     def series(self, newdata: Any, k: int) -> tuple[IntArray, FloatArray]:
-        """Of a series term k the series of the rows, -1 where unknown, and the times, NaN where missing; (n,) each."""
+        """Of a term k of series or fields those of the rows (n,), -1 where unknown; times (n, d), NaN where missing."""
         term, table = self.terms[k], open_table(newdata)
         assert isinstance(term, LatentEncoding)
         rows = self._rows(table, term.columns)
         parts = [self._part(table, term, j)[rows.keep] for j in range(len(term.group))]
-        series, times = np.full(len(rows.keep), -1, dtype=np.int64), np.full(len(rows.keep), np.nan)
+        series, times = np.full(len(rows.keep), -1, dtype=np.int64), np.full((len(rows.keep), len(term.times)), np.nan)
         series[rows.keep], times[rows.keep] = term.series(rows.frame, parts, self.context)
         return series, times
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,22 @@ from .groups import GroupCoder, code_new_rows
 from .names import columns_of, quote_columns
 from .parse import Bar
 from .tokens import Expr
+
+
+class Axis(NamedTuple):
+    """Times at which series have states, series by series, in order; (m,) each."""
+
+    owners: IntArray
+    at: FloatArray
+
+    def neighbours(self, series: IntArray, times: FloatArray) -> tuple[IntArray, IntArray]:
+        """Places of a series before times (n,), and at or after them, -1 where there is none."""
+        different = np.unique(self.at)
+        place = lambda s, t: s * (len(different) + 1) + np.searchsorted(different, t)  # noqa: E731
+        after = np.searchsorted(place(self.owners, self.at), place(series, times))
+        edged = np.concatenate([self.owners, [-1]])  # the last is beyond both ends
+        before = np.where(edged[after - 1] == series, after - 1, -1)
+        return before, np.where(edged[after] == series, after, -1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,29 +78,28 @@ class LatentEncoding:
     def series(
         self, frame: pd.DataFrame, parts: Sequence[IntArray], context: Mapping[str, Any]
     ) -> tuple[IntArray, FloatArray]:
-        """Series of each row of new data, -1 where the fit has none, and its time, (n,) each."""
-        ((expr, text),) = self.times
-        times = np.asarray(time_values(expr, text, frame, context, new=True), dtype=np.float64)
-        return np.zeros(len(frame), np.int64) if self.levels is None else code_new_rows(self.levels, parts), times
+        """Series of each row of new data (n,), -1 where the fit has none, and times (n, 1), of a product (n, 2)."""
+        times = [time_values(expr, text, frame, context, new=True) for expr, text in self.times]
+        series = np.zeros(len(frame), np.int64) if self.levels is None else code_new_rows(self.levels, parts)
+        return series, np.column_stack(times).astype(np.float64)
 
     def state_series(self) -> IntArray:
-        """Series of each state, (m,)."""
+        """Series (or field) of each state, (m,)."""
         owners = np.zeros(len(self.labels), np.int64)
-        if isinstance(self.labels, pd.MultiIndex):
+        if self.levels is not None:
             codes = np.asarray(self.labels.codes[0])
             owners[1:] = np.cumsum(codes[1:] != codes[:-1])
         return owners
 
-    def neighbours(self, series: IntArray, times: FloatArray) -> tuple[IntArray, IntArray, FloatArray]:
-        """States of a series before and after times (n,) that it has none at, -1 where there is none; all times."""
-        owners = self.state_series()
-        at = self.labels.get_level_values(-1).to_numpy(dtype=np.float64)
-        different = np.unique(at)
-        place = lambda s, t: s * (len(different) + 1) + np.searchsorted(different, t)  # noqa: E731
-        after = np.searchsorted(place(owners, at), place(series, times))
-        edged = np.concatenate([owners, [-1]])  # the last is beyond both ends
-        before = np.where(edged[after - 1] == series, after - 1, -1)
-        return before, np.where(edged[after] == series, after, -1), at
+    def axes(self) -> list["Axis"]:
+        """The states of a series; of a product the rows and the columns of its fields."""
+        owners, d = self.state_series(), len(self.times)
+        at = [self.labels.get_level_values(k - d).to_numpy(dtype=np.float64) for k in range(d)]
+        if d == 1:
+            return [Axis(owners, at[0])]
+        first = np.searchsorted(owners, owners)  # the corner of the state's field
+        firsts = [np.flatnonzero(t == t[first]) for t in reversed(at)]
+        return [Axis(owners[i], t[i]) for i, t in zip(firsts, at, strict=True)]
 
 
 class LatentBuilder:

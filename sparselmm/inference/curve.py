@@ -39,7 +39,7 @@ def curve(
     owners, at = _states(how)
     grids = [_times(at[owners == s], facts.bridge in ("ou", "rw1")) for s in chosen]
     owner, times = np.repeat(chosen, [len(g) for g in grids]), np.concatenate(grids)
-    A, fresh = states_at(how, facts, owner, times)
+    A, fresh = states_at(how, facts, owner, times[:, None])
     parts: list[TermRows | None] = [None] * len(fit.spec.terms)
     parts[k] = TermRows(A, fresh[:, None], np.zeros(len(times), dtype=np.bool_))
     rows = PredictionRows(_fixed_rows(fit, how, times, fixed), np.zeros(len(times)), tuple(parts))

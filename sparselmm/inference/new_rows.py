@@ -1,7 +1,10 @@
 """What new rows see of a random term: Z b of levels that the fit has, and effects that its data know nothing of."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import reduce
+from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -9,8 +12,9 @@ import scipy.sparse as sp
 from .._errors import DataError, ModelError
 from .._typing import BoolArray, FloatArray, IntArray
 from ..formula.encode import Encoding
-from ..formula.latent import LatentEncoding
+from ..formula.latent import Axis, LatentEncoding
 from ..structures.bridge import conditional_state
+from ..structures.kronecker import cells
 
 POLICIES = ("population", "error", "sample")
 
@@ -61,11 +65,11 @@ def term_rows(
     rows = _Rows(facts, levels, columns, known)
     if known.all():
         return rows.at_levels()
-    if isinstance(how, LatentEncoding) and how.is_series:
+    if isinstance(how, LatentEncoding) and how.times:
         return _series_rows(encoding, newdata, k, rows, policy)
     unknown = np.asarray(~known.all(axis=1), dtype=np.bool_)
     if isinstance(how, LatentEncoding):
-        if facts.intrinsic or how.times:
+        if facts.intrinsic:
             raise _without_prior(facts, unknown)
         out = rows.at_levels()
         out.fresh[unknown] = np.nan  # how it is related to the others is not known
@@ -99,7 +103,8 @@ def _series_rows(encoding: Encoding, newdata: Any, k: int, rows: _Rows, policy: 
     how, facts = encoding.terms[k], rows.facts
     assert isinstance(how, LatentEncoding)
     series, times = encoding.series(newdata, k)
-    new = np.flatnonzero(~rows.known[:, 0] & np.isfinite(times))
+    there = np.isfinite(times).all(axis=1)
+    new = np.flatnonzero(~rows.known[:, 0] & there)
     unknown = np.zeros(len(times), dtype=np.bool_)
     unknown[new] = series[new] < 0
     A, fresh = states_at(how, facts, series[new], times[new])
@@ -109,7 +114,7 @@ def _series_rows(encoding: Encoding, newdata: Any, k: int, rows: _Rows, policy: 
             f"{facts.text}: {int(unknown.sum())} rows are of a series that was not in the data of the fit, and "
             "new_levels='sample' draws independent levels only; simulate() draws series"
         )
-    out, lost = rows.at_levels(), np.flatnonzero(np.isnan(times))
+    out, lost = rows.at_levels(), np.flatnonzero(~there)
     out.fresh[new, 0] = fresh
     place = sp.csr_array((np.ones(len(new)), (new, np.arange(len(new)))), shape=(len(times), len(new)))
     missing = _entries(lost, lost * 0, np.full(len(lost), np.nan), out.A.shape)
@@ -119,25 +124,61 @@ def _series_rows(encoding: Encoding, newdata: Any, k: int, rows: _Rows, policy: 
 def states_at(
     how: LatentEncoding, facts: TermFacts, series: IntArray, times: FloatArray
 ) -> tuple[sp.csr_array, FloatArray]:
-    """A (c, m) and standard deviations (c,) over sigma T, with A b + them the state of a series at each time.
+    """A (c, m) and standard deviations (c,) over sigma T, with A b + them the state of a series at times (c, 1).
 
+    Of a field at times (c, 2): with w_a and s_a along axis a, the weights are w_1 (x) w_2, and the variance is
+    1 - (1 - s_1)(1 - s_2), since Q^-1 is a Kronecker product and the field has all cells of its rows and columns.
     DataError where the term says nothing about a time that has no state.
     """
-    before, after, at = how.neighbours(series, times)
-    there = (after >= 0) & (at[after] == times)
-    before = np.where(there, -1, before)
-    gaps = [np.where(state >= 0, np.abs(times - at[state]), np.inf) for state in (before, after)]
-    w = np.where(there, 0.0, np.nan), np.where(there, 1.0, np.nan), np.where(there, 0.0, np.nan)
-    for part, found in zip(
-        w, conditional_state(facts.bridge, np.array(facts.rho), *(g[~there] for g in gaps)), strict=True
-    ):
-        part[~there] = found
-    silent = np.isnan(w[0] + w[1])
+    axes = how.axes()
+    parts = zip(axes, _bridges(facts, len(axes)), times.T, strict=True)
+    found = [_steps(axis, *bridge, series, t) for axis, bridge, t in parts]
+    silent = np.isnan(sum(step.weights.sum(axis=1) for step in found))
     if silent.any():
-        raise _no_state(facts, times[silent], series[silent] < 0)
+        if len(axes) > 1:
+            raise _without_prior(facts, silent)
+        raise _no_state(facts, times[silent, 0], series[silent] < 0)
     rows, shape = np.arange(len(times)), (len(times), facts.n_levels)
-    A = _entries(rows, before, w[0], shape) + _entries(rows, after, w[1], shape)
-    return sp.csr_array(A), np.sqrt(w[2])
+    A = sp.csr_array(shape)
+    for sides in product((0, 1), repeat=len(axes)):
+        places = [step.places[:, side] for step, side in zip(found, sides, strict=True)]
+        weights = np.prod([step.weights[:, side] for step, side in zip(found, sides, strict=True)], axis=0)
+        A = A + _entries(rows, _cells(axes, places), weights, shape)
+    return sp.csr_array(A), np.sqrt(reduce(lambda s, t: s + t - s * t, (step.variance for step in found)))
+
+
+def _bridges(facts: TermFacts, d: int) -> list[tuple[str, tuple[float, ...]]]:
+    """Name and parameters of the bridge along each of d axes."""
+    if d == 1 or not facts.bridge:
+        return [(facts.bridge, facts.rho)] * d
+    return list(zip(facts.bridge.split(":"), ((rho,) for rho in facts.rho), strict=True))
+
+
+class _Steps(NamedTuple):
+    """Places on an axis before and after a time (c, 2), -1 for none, their weights, and what variance is left (c,)."""
+
+    places: IntArray
+    weights: FloatArray
+    variance: FloatArray
+
+
+def _steps(axis: Axis, bridge: str, rho: tuple[float, ...], series: IntArray, times: FloatArray) -> _Steps:
+    before, after = axis.neighbours(series, times)
+    there = (after >= 0) & (axis.at[after] == times)
+    places = np.column_stack([np.where(there, -1, before), after])
+    weights, variance = np.tile([0.0, 1.0], (len(times), 1)), np.zeros(len(times))
+    gaps = np.where(places >= 0, np.abs(times[:, None] - axis.at[places]), np.inf)[~there]
+    on_before, on_after, variance[~there] = conditional_state(bridge, np.array(rho), gaps[:, 0], gaps[:, 1])
+    weights[~there] = np.column_stack([on_before, on_after])
+    return _Steps(places, weights, variance)
+
+
+def _cells(axes: Sequence[Axis], places: Sequence[IntArray]) -> IntArray:
+    """States at places of each axis, -1 where there is none."""
+    if len(axes) == 1:
+        return places[0]
+    states = cells(*(np.bincount(axis.owners) for axis in axes), *places)
+    return np.where(np.minimum(*places) < 0, -1, states)
 
 
 def _entries(rows: IntArray, states: IntArray, weights: FloatArray, shape: tuple[int, ...]) -> sp.csr_array:

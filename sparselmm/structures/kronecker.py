@@ -22,6 +22,7 @@ class Kronecker:
         self.n_levels = int(self.sizes[0] @ self.sizes[1])
         self.n_params = first.n_params + second.n_params
         self.unit_variance = all(getattr(Q, "unit_variance", False) for Q in (first, second))
+        self.bridge = _bridge(first, second) if self.unit_variance else ""
         self._ranks = first.n_levels - first.null_dim, second.n_levels - second.null_dim
         self.null_dim = self._null_dim()
         self._build_pattern()
@@ -79,10 +80,7 @@ class Kronecker:
 
     def level(self, i: IntArray, j: IntArray) -> IntArray:
         """That of the levels i of the first factor and j of the second, of one block, (c,) each."""
-        size1, size2 = self.sizes
-        start, start1, start2 = (np.cumsum(size) - size for size in (size1 * size2, size1, size2))
-        g = np.repeat(np.arange(len(size1)), size1)[i]
-        return start[g] + (i - start1[g]) * size2[g] + j - start2[g]
+        return cells(*self.sizes, i, j)
 
     def parts(self) -> tuple[IntArray, IntArray]:
         """Inverse of `level`: the level of either factor of each level, (m,)."""
@@ -118,6 +116,19 @@ class Kronecker:
         )
         self._rows, self._cols = self.level(i[one], rows[two]), self.level(j[one], cols[two])
         self._from_first, self._from_second = one, entry[two]
+
+
+def cells(size1: IntArray, size2: IntArray, i: IntArray, j: IntArray) -> IntArray:
+    """Number of the cell of row i and column j, of one block, (c,) each, where blocks g have size1 x size2 cells."""
+    start, start1, start2 = (np.cumsum(size) - size for size in (size1 * size2, size1, size2))
+    g = np.repeat(np.arange(len(size1)), size1)[i]
+    return start[g] + (i - start1[g]) * size2[g] + j - start2[g]
+
+
+def _bridge(first: Precision, second: Precision) -> str:
+    """Those of two series with one parameter each, which predictions read one by one; "" of others."""
+    names = [getattr(Q, "bridge", "") for Q in (first, second)]
+    return ":".join(names) if all(names) and first.n_params == second.n_params == 1 else ""
 
 
 def _meetings(chosen: IntArray, block: IntArray, other: IntArray) -> tuple[IntArray, IntArray]:

@@ -338,9 +338,63 @@ def test_residual_variances_that_are_not_known():
         strata.predict(pd.DataFrame({"x": 1.0, "g": ["s0", "no"]}), interval="prediction")
 
 
-def test_a_plot_of_a_field_that_the_fit_does_not_have():
-    rng = np.random.default_rng(1)
-    table = pd.DataFrame({"r": np.repeat(np.arange(6), 5), "c": np.tile(np.arange(5), 6), "y": rng.normal(size=30)})
-    fit = slm.lmm("y ~ 1 + ar1(0 + r):ar1(0 + c)", table, fixed={"sigma": 0.5})
-    with pytest.raises(slm.DataError, match="1 of 2 rows .* says nothing about it. Leave the term out"):
-        fit.predict(pd.DataFrame({"r": [0, 9], "c": [0, 0]}))
+def plots(seed=1):
+    """Plots of three trials in no order, of different sizes, with gaps; real distances beside the columns."""
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame({"trial": rng.choice(["A", "B", "C"], 60, p=[0.5, 0.3, 0.2])})
+    table["r"], table["c"] = rng.integers(1, 6, 60), rng.integers(0, 4, 60)
+    table["far"], table["x"] = table.c * 1.7 + 0.1 * (table.c == 2), rng.normal(size=60)
+    return table.assign(y=table.x + rng.normal(size=60))
+
+
+FIELDS = {
+    "ar1(0 + r):ar1(0 + c)": ("r:c", "ar1(r)", "ar1(c)", "c"),
+    "ar1(0 + r | trial):ar1(0 + c | trial)": ("trial", "ar1(r)", "ar1(c)", "c"),
+    "ar1(0 + r | trial):ou(0 + far | trial)": ("trial", "ar1(r)", "ou(far)", "far"),
+    "ou(0 + far | trial):ar1(0 + r | trial)": ("trial", "ou(far)", "ar1(r)", "far"),
+}
+
+
+@pytest.mark.parametrize("term", FIELDS)
+@pytest.mark.parametrize("saved", [False, True])
+def test_plots_of_fields_that_the_fit_does_not_have(term, saved, tmp_path):
+    """Between and beyond rows and columns, in new trials: the prior's covariance of old and new plots, all at once."""
+    (group, one, two, second), table = FIELDS[term], plots()
+    names = [f"rho_{w}|{group}" if "ar1" in w else f"kappa_{w}|{group}" for w in (one, two)]
+    held = {f"sd_{one}:{two}|{group}": 1.2, names[0]: 0.6, names[1]: 0.4, "sigma": 0.7}
+    fit = slm.lmm(f"y ~ x + {term}", table, fixed=held)
+    new = pd.DataFrame({"trial": ["A", "A", "B", "C", "A", "new", "B", "A"], "r": [-2, 3, 9, 4, 9, 2, 2, 1]})
+    new["c"] = [0, 7, 9, 2, -3, 1, 1, 2]
+    new["far"], new["x"] = new.c * 1.7 + 0.05, 0.5
+    both, n = pd.concat([table, new]), len(table)
+    apart = [np.abs(np.subtract.outer(both[k].to_numpy(), both[k].to_numpy())) for k in ("r", second)]
+    cov = 1.44 * 0.6 ** apart[0] * 0.4 ** apart[1]
+    if second == "far":
+        across = 0.6 if one.startswith("ou") else 0.4  # a rate; the other one is the correlation of rows
+        cov = 1.44 * np.exp(-across * apart[1]) * (0.4 if one.startswith("ou") else 0.6) ** apart[0]
+    if group == "trial":
+        cov = cov * np.equal.outer(both.trial.to_numpy(), both.trial.to_numpy())
+    ends = np.eye(len(both))
+    X, x = (np.column_stack([np.ones(len(d)), d.x]) for d in (table, new))
+    mean, se = kriging(fit, X, x, [Part(cov, ends[:n], ends[n:])])
+    if saved:
+        fit.save(tmp_path / "fit.json", se=True)
+        fit = slm.load(tmp_path / "fit.json")
+    found = fit.predict(new, se=True)
+    np.testing.assert_allclose(found["fit"], mean, rtol=0, atol=MEAN)
+    np.testing.assert_allclose(found["se"], se, rtol=ERROR)
+    if group == "trial":
+        with pytest.raises(slm.DataError, match="1 of 8 rows have a level of 'trial' that was not in the data"):
+            fit.predict(new, new_levels="error")
+
+
+def test_a_plot_of_which_a_field_says_nothing():
+    table = plots()
+    broken = table.head(2).assign(r=[1.0, 1.5])
+    with pytest.raises(slm.DataError, match="1 of 1 rows .* says nothing about it. Leave the term out"):
+        slm.lmm("y ~ 1 + ar1(0 + r):ar1(0 + c)", table, fixed={"sigma": 0.5}).predict(broken)
+    free = slm.lmm("y ~ 1 + ar1(0 + r, start='free'):ar1(0 + c)", table, fixed={"sigma": 0.5})
+    with pytest.raises(slm.DataError, match="says nothing about it. Leave the term out"):
+        free.predict(table.head(2).assign(r=[1, 9]))
+    lost = free.predict(table.head(2).assign(r=[1.0, np.nan]))
+    assert np.isfinite(lost[0]) and np.isnan(lost[1])
