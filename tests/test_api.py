@@ -61,7 +61,7 @@ def test_public_names():
     ("function", "arguments"),
     [
         (slm.lmm, "formula data reml weights offset residual context fixed engine start verbose"),
-        (slm.lmm_multi, "traits formula data reml weights context engine start verbose"),
+        (slm.lmm_multi, "traits formula data reml weights context fixed engine start verbose"),
         (slm.LinearMixedModel, "formula data weights offset residual context engine"),
         (slm.LinearMixedModel.from_arrays, "y X terms weights offset residual fixed_names engine"),
         (slm.LinearMixedModel.fit, "self reml fixed start verbose options"),

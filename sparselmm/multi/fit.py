@@ -21,6 +21,8 @@ from ..report import not_converged, progress
 from ..results import Fit
 from ..structures import UnstructuredResidual
 from ..terms import RandomTerm
+from .covariances import RESIDUAL
+from .held import held_parameters
 from .result import MultiFit
 from .stack import Stacked, stack
 
@@ -38,6 +40,7 @@ def lmm_multi(
     reml: bool = True,
     weights: Any = None,
     context: Mapping[str, Any] | None = None,
+    fixed: Mapping[str, Any] | None = None,
     engine: str = "auto",
     start: Any = None,
     verbose: int = 0,
@@ -48,7 +51,10 @@ def lmm_multi(
     before '~'. Every trait has its own coefficients; G of each random term and R among the residuals of one row are
     unstructured. `(1 + x | g)` is unstructured among the effects of all traits, `(1 + x || g)` for each effect.
     data: a table, one row a record. A missing value of a trait leaves out that cell only; a row without any trait, or
-    with a missing value elsewhere, is left out. weights: one a record, a column's name or an array. start: theta of
+    with a missing value elsewhere, is left out. weights: one a record, a column's name or an array.
+    fixed: covariance matrices that are held, in units of the traits: text or group of a term, or "Residual", with a
+    table or an array like `G()` and `R`; NaN stands for what is estimated, beside which a covariance can be held at 0
+    only. With all of them held, the mixed-model equations are solved once: BLUE and BLUP. start: theta of
     `MultiFit.fit`. The rest is as in `lmm`. Traits are divided by their standard deviations for the search; all that
     `MultiFit` gives is in their own units.
     Errors: SparselmmError and its children.
@@ -59,14 +65,24 @@ def lmm_multi(
     began = time.perf_counter()
     stacked = stack(traits, formula, data, weights, context)
     timings = {"formula": time.perf_counter() - began}
-    fit = _fit(stacked, reml, engine, start, verbose, timings)
-    _check_bounded(stacked, fit)
+    held = held_parameters(stacked, fixed)
+    fit = _fit(stacked, reml, engine, start, verbose, timings, held)
+    if RESIDUAL not in (fixed or {}):
+        _check_bounded(stacked, fit)
     if not fit.converged:
         warnings.warn(f"the fit did not converge: {not_converged(fit)}", SparselmmWarning, stacklevel=2)
     return MultiFit(stacked, fit)
 
 
-def _fit(stacked: Stacked, reml: bool, engine: str, start: Any, verbose: int, timings: dict[str, float]) -> Fit:
+def _fit(
+    stacked: Stacked,
+    reml: bool,
+    engine: str,
+    start: Any,
+    verbose: int,
+    timings: dict[str, float],
+    held: Mapping[str, float],
+) -> Fit:
     """The ordinary fit of the stacked model."""
     spec, began = stacked.spec, time.perf_counter()
     with blas_threads(4.0 * spec.X.size * spec.X.shape[1]):
@@ -76,13 +92,18 @@ def _fit(stacked: Stacked, reml: bool, engine: str, start: Any, verbose: int, ti
     end = time.perf_counter()
     with progress(verbose) as report, blas_threads(likelihood.flops):
         theta = starting_theta(stacked, likelihood, reml) if start is None else start
-        found = _search(likelihood, theta, len(stacked.traits), reml, report)
+        found = _search(likelihood, theta, len(stacked.traits), reml, report, held)
     timings |= {"cross-products": middle - began, "analysis": end - middle, "optimisation": time.perf_counter() - end}
     return Fit(spec, likelihood, found, timings | {"total": sum(timings.values())})
 
 
 def _search(
-    likelihood: Likelihood, theta: FloatArray, T: int, reml: bool, report: Callable[[Iteration], None] | None
+    likelihood: Likelihood,
+    theta: FloatArray,
+    T: int,
+    reml: bool,
+    report: Callable[[Iteration], None] | None,
+    held: Mapping[str, float],
 ) -> Estimate:
     """The lowest end of searches: another begins where one stalled, with partial correlations near 1 put at 1.
 
@@ -91,7 +112,8 @@ def _search(
     """
     ends: list[Estimate] = []
     for fallback in (False, False, False, True):
-        end = estimate(likelihood, reml=reml, start=theta, options=Options(fallback=fallback), report=report)
+        options = Options(fallback=fallback)
+        end = estimate(likelihood, reml=reml, held=held, start=theta, options=options, report=report)
         ends.append(end)
         if end.converged:
             break
