@@ -5,7 +5,7 @@ Smyth (2004), "Linear models and empirical Bayes methods", Stat. Appl. Genet. Mo
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,13 +21,6 @@ from .robust import fit_robustly
 OFFSET = 1e-5  # of the median: a variance of zero would have a logarithm of minus infinity (limma does the same)
 FEW = (1, 3, 6, 30)  # responses from which on a trend has 1, 2, 3 and 4 degrees of freedom (limma)
 NEWTON_STEPS, NEWTON_TOLERANCE = 50, 1e-12
-
-
-class FitPrior(Protocol):
-    """`fit_prior` without a covariate."""
-
-    def __call__(self, variances: FloatArray, df: FloatArray, /) -> tuple[Any, float]:
-        """s0^2 and d0."""
 
 
 def fit_prior(
@@ -148,12 +141,18 @@ def t_table(e: Estimates, place: int, responses: pd.Index, by: Moderation | None
 def f_table(
     design: Design, e: Estimates, places: Mapping[str, int], responses: pd.Index, by: Moderation | None
 ) -> pd.DataFrame:
-    """An estimate a coefficient, F, num_df, den_df, p_value, adj_p_value of all of them together, sorted by p value."""
+    """An estimate a coefficient, F, num_df, den_df, p_value, adj_p_value of all of them together, sorted by p value.
+
+    Errors: ModelError for a coefficient with the name of such a column.
+    """
     F, num_df, den_df = joint_tests(design, e, list(places.values()))
     if by is not None:
         F, den_df = F / by.ratio, by.degrees(np.where(np.isfinite(den_df), den_df, e.df_residual))
-    estimates = {name: e.beta[:, place] for name, place in places.items()}
-    columns = estimates | {"F": F, "num_df": num_df, "den_df": den_df}
+    tests = {"F": F, "num_df": num_df, "den_df": den_df}
+    taken = [name for name in (*tests, "p_value", "adj_p_value") if name in places]
+    if taken:
+        raise ModelError(f"'{taken[0]}' is a coefficient, and a column of this table: rename it, or test it alone")
+    columns = {name: e.beta[:, place] for name, place in places.items()} | tests
     return _sorted(columns, f_tail(F, num_df, den_df), responses)
 
 

@@ -1,6 +1,6 @@
 """What `lmm_many` returns: a frozen record of arrays, one row a response, and the tables made of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,12 +145,8 @@ class ManyFits:
         drawn less, and do not count in the prior (Phipson et al. 2016); not with trend. All as in limma's eBayes.
         Errors: ModelError, DataError.
         """
-        names = [*self.coefficients, *self.contrast_names]
-        wanted = [coef] if isinstance(coef, str) else list(coef)
-        unknown = [name for name in wanted if name not in names]
-        if unknown or not wanted:
-            what = f"no coefficient or contrast '{unknown[0]}'" if unknown else "no coefficients to test"
-            raise ModelError(f"{what}; there are {', '.join(names)}")
+        several = isinstance(coef, Iterable) and not isinstance(coef, str)
+        places = self._places(list(coef) if several else [coef])
         if n is not None and (isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 0):
             raise ModelError(f"n={n!r}: a whole number of rows from 0 on, or None for all")
         covariate = trend_covariate(trend, self.estimates)
@@ -158,11 +154,21 @@ class ManyFits:
             raise ModelError("trend= and robust= say how variances are moderated: leave moderated=False out")
         if covariate is not None and robust:
             raise ModelError("robust=True has one prior for all responses: leave trend= out")
-        e, places = self.estimates, {name: names.index(name) for name in wanted}
-        by = moderation(e, covariate, robust) if moderated else None
-        if isinstance(coef, str):
-            return t_table(e, places[coef], self.responses, by).head(n if n is not None else len(self.responses))
-        return f_table(self.design, e, places, self.responses, by).head(n if n is not None else len(self.responses))
+        e, by = self.estimates, moderation(self.estimates, covariate, robust) if moderated else None
+        if several:
+            table = f_table(self.design, e, places, self.responses, by)
+        else:
+            table = t_table(e, places[str(coef)], self.responses, by)
+        return table if n is None else table.head(n)
+
+    def _places(self, wanted: Sequence[Any]) -> dict[str, int]:
+        """Of names among coefficients and contrasts. Errors: ModelError."""
+        names = [*self.coefficients, *self.contrast_names]
+        unknown = [name for name in wanted if name not in names]
+        if unknown or not wanted:
+            what = f"no coefficient or contrast '{unknown[0]}'" if unknown else "no coefficients to test"
+            raise ModelError(f"{what}; there are {', '.join(names)}")
+        return {name: names.index(name) for name in wanted}
 
     def variance_partition(self) -> pd.DataFrame:
         """Shares of the variance of each response: a column a term, `fixed` (of X beta) and `residual`."""

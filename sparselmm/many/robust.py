@@ -5,7 +5,8 @@ and improves power to detect differential expression", Ann. Appl. Stat. 10(2); t
 fitFDistRobustly.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.polynomial.legendre import leggauss
@@ -14,8 +15,7 @@ from scipy.special import betaln, hyp2f1
 
 from .._typing import FloatArray
 
-if TYPE_CHECKING:
-    from .moderated import FitPrior
+FitPrior: TypeAlias = Callable[[FloatArray, FloatArray], tuple[Any, float]]
 
 LOWER, UPPER = 0.05, 0.1  # parts of the log variances that are drawn to their quantiles
 TINY = 1e-12  # of the median: smaller variances count as this one
@@ -23,7 +23,7 @@ NODES, ROOT = 128, 1e-12
 UNDERFLOW = 1e-200  # a tail whose logarithm comes from a series
 
 
-def fit_robustly(variances: FloatArray, df: FloatArray, fit_prior: "FitPrior") -> tuple[float, FloatArray]:
+def fit_robustly(variances: FloatArray, df: FloatArray, fit_prior: FitPrior) -> tuple[float, FloatArray]:
     """s0^2, and d0 (v,) of every response: d0 where s^2 is like the others, less where its tail probability is small.
 
     fit_prior: the moments that are robustified, taken where there are fewer than ten responses.

@@ -207,6 +207,7 @@ def test_degrees_of_freedom_of_dropped_coefficients_are_none():
     [
         (["age", "agee"], {}, "no coefficient or contrast 'agee'"),
         ([], {}, "no coefficients to test"),
+        (3, {}, "no coefficient or contrast '3'"),
         ("age", {"trend": [1.0, 2.0]}, "a finite number for each of 12 responses"),
         ("age", {"trend": "mean"}, "a finite number for each of 12 responses"),
         ("age", {"trend": True, "robust": True}, "one prior for all responses"),
@@ -217,6 +218,13 @@ def test_tables_that_are_not_there(coef, options, message):
     fits = slm.lmm_many(ONE, samples(), responses(), ddf="wald")
     with pytest.raises(slm.SparselmmError, match=message):
         fits.top_table(coef, **options)
+
+
+def test_a_coefficient_named_like_a_column_of_the_table():
+    fits = slm.lmm_many("~ F + trt + (1 | donor)", samples().rename(columns={"age": "F"}), responses())
+    assert fits.top_table("F").shape == (12, 6)
+    with pytest.raises(slm.ModelError, match="'F' is a coefficient, and a column of this table"):
+        fits.top_table(["F", "trt"])
 
 
 def test_covariances_of_many_coefficients_are_not_kept():
