@@ -23,6 +23,7 @@ DIGITS = 40.0  # a term e^-40 of the first ends a series
 TERMS = 12  # of the series of log P(chi^2 > 1000), whose terms fall by a hundredth at least
 NO_VARIATION = "no variation"
 NO_GENOTYPE = "no genotype is known"
+TOO_FEW = "too few people with a genotype to estimate sigma"
 CONFOUNDED = "depends linearly on the fixed effects"
 
 

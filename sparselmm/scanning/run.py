@@ -13,7 +13,7 @@ from .._typing import AnyArray, FloatArray
 from ..kernels.families import mark_missing
 from ..mapping import map_blocks
 from ..results import Fit
-from .association import CONFOUNDED, TESTS, Statistics, statistics
+from .association import CONFOUNDED, TESTS, TOO_FEW, Statistics, statistics
 from .gaps import products_without
 from .markers import MarkerBlock, MarkerSource, open_markers
 from .moments import Moments, moments
@@ -240,6 +240,11 @@ class _Null:
         self.df = float(fit.nobs - self.null.n_fixed - self.X.shape[1])
         held = options.test == "score" or "sigma" in fit.estimate.held
         self.sigma2 = fit.sigma**2 if held else None
+        if self.sigma2 is None and self.df <= 0:
+            raise ModelError(
+                f"{fit.nobs} rows are too few for {self.null.n_fixed} fixed effects, {self.X.shape[1]} of each marker "
+                "and sigma; test='score' takes sigma from the null model"
+            )
 
     def table(self, block: MarkerBlock) -> pd.DataFrame:
         of = moments(block.raw, self.people, self.products.centred)
@@ -277,6 +282,8 @@ class _Null:
             products, ss, rank = products_without(self.null, U, gone)
         except ModelError as error:
             return str(error)
+        if self.sigma2 is None and self.df <= rank:
+            return TOO_FEW
         alone = statistics(products, np.array([ss]), np.array([self.df - rank]), self.sigma2)
         for name in Statistics.__slots__:
             getattr(found, name)[k] = getattr(alone, name)[0]

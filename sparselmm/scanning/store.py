@@ -38,10 +38,10 @@ class Store:
         if path.is_file():
             _check_same(_read_manifest(path), own, self.folder)
             return
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        temporary = path.with_suffix(".tmp")
+        if self.folder.exists() and (not self.folder.is_dir() or {*self.folder.iterdir()} - {temporary}):
             raise DataError(f"out={str(folder)!r} is not empty and has no scan to continue; give a new folder")
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(own, indent=1))
         os.replace(temporary, path)
 

@@ -81,6 +81,12 @@ def test_a_killed_process_goes_on_where_it_was(made, null, tmp_path):
     pd.testing.assert_frame_equal(found.table, slm.scan(null, made.frame, **options).table, check_exact=True)
 
 
+def test_a_process_killed_before_its_first_block_goes_on(made, null, tmp_path):
+    (tmp_path / "manifest.tmp").write_text("{")
+    slm.scan(null, made.frame, sample="id", out=tmp_path)
+    assert (tmp_path / "manifest.json").is_file() and not (tmp_path / "manifest.tmp").exists()
+
+
 @pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[: len(b) // 2], lambda b: b[:-3], "flip"])
 def test_a_damaged_part_is_made_again(made, null, tmp_path, damage):
     """Cut off by a full disk or a lost cache; any byte of its pages that is another one."""
