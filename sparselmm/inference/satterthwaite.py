@@ -129,8 +129,11 @@ def differences(
     at: Callable[[FloatArray], tuple[FloatArray, FloatArray]], x: FloatArray, step: float
 ) -> tuple[FloatArray, FloatArray]:
     """Central differences of both values of at(x) by each x, (k, ...)."""
-    pairs = [(at(x + unit), at(x - unit)) for unit in step * np.eye(len(x))]
-    first, second = (np.array([(a[i] - b[i]) / (2 * step) for a, b in pairs]) for i in (0, 1))
+    steps = step * np.maximum(1.0, np.abs(x))
+    pairs = [(at(x + unit), at(x - unit)) for unit in np.diag(steps)]
+    first, second = (
+        np.array([(a[i] - b[i]) / (2 * h) for h, (a, b) in zip(steps, pairs, strict=True)]) for i in (0, 1)
+    )
     return first.reshape(len(x), len(x)), second
 
 

@@ -286,3 +286,38 @@ def test_kenward_roger_of_a_term_within_the_fixed_effects():
     fit = slm.lmm("y ~ C(g) + (0 + x | g)", near)
     with pytest.raises(slm.ModelError, match=r"\(0 \+ x \| g\): the fixed effects take up all of it"):
         fit.coef_table("kenward-roger")
+
+
+@pytest.mark.filterwarnings("ignore:the fit did not converge")
+@pytest.mark.parametrize("seed", [3, 6])
+def test_a_series_that_takes_up_all_of_the_residual(seed):
+    """sigma is a thousandth of the series' standard deviation, whose ratio is 1,000: steps of 1e-4 in it were rounding.
+
+    The limit from the definition, V = s^2 rho^|t - u|: the observed information of s^2 and rho. (50.1 for 55.0 before.)
+    """
+    rng, m, T = np.random.default_rng(seed), 12, 9
+    e = rng.normal(size=(m, T))
+    for k in range(1, T):
+        e[:, k] = -0.3 * e[:, k - 1] + np.sqrt(0.91) * e[:, k]
+    d = pd.DataFrame({"g": np.repeat(np.arange(m), T), "t": np.tile(np.arange(T), m), "x": rng.normal(size=m * T)})
+    d["y"] = 1.0 + 0.5 * d["x"] + e.ravel()
+    fit = slm.lmm("y ~ x + ar1(0 + t | g)", d)
+    s, rho, sigma = fit.varpar
+    assert sigma < 2e-3 * s
+    same, X = np.equal.outer(d["g"].to_numpy(), d["g"].to_numpy()), np.column_stack([np.ones(len(d)), d["x"]])
+    lag, y = np.abs(np.subtract.outer(d["t"].to_numpy(), d["t"].to_numpy())), d["y"].to_numpy()
+    first = same * lag * rho ** np.maximum(lag - 1, 0)
+    second = same * lag * (lag - 1) * rho ** np.maximum(lag - 2, 0)
+    dV = [same * rho**lag, s**2 * first]
+    curved = [[0.0 * first, first], [first, s**2 * second]]
+    W = np.linalg.inv(s**2 * same * rho**lag)
+    C = np.linalg.inv(X.T @ W @ X)
+    P = W - W @ X @ C @ X.T @ W
+    Py = P @ y
+    H = np.zeros((2, 2))
+    for a, b in np.ndindex(2, 2):
+        A, D, B = dV[a], dV[b], curved[a][b]
+        H[a, b] = np.trace(P @ B) - Py @ B @ Py - np.trace(P @ A @ P @ D) + 2.0 * Py @ A @ P @ D @ Py
+    g = np.array([np.diag(C @ X.T @ W @ A @ W @ X @ C) for A in dV])
+    expected = 2.0 * np.diag(C) ** 2 / np.einsum("ap,ab,bp->p", g, 2.0 * np.linalg.inv(H), g)
+    np.testing.assert_allclose(fit.coef_table("satterthwaite")["df"], expected, rtol=1e-4)  # sigma^2/s^2 is 1e-6
