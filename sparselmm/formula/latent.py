@@ -127,15 +127,15 @@ class LatentBuilder:
         levels = self.coder.factor(group) if group else None
         series = np.zeros(len(self.frame), dtype=np.int64) if levels is None else levels.codes.astype(np.int64)
         label, key, precision, codes, times, state_series = self._states(bar, how, series, levels)
-        if levels is None:
-            labels = pd.Index(times, name=label)
-        else:
-            owners = np.array(levels.labels(), dtype=object)[state_series]
-            labels = pd.MultiIndex.from_arrays([owners, times], names=[levels.name, label])
+        owners = None if levels is None else np.array(levels.labels(), dtype=object)[state_series]
         name = label if levels is None else levels.name
+        labels, shown = (
+            pd.Index(t, name=label) if owners is None else pd.MultiIndex.from_arrays([owners, t], names=[name, label])
+            for t in (times, self._shown(label, times))
+        )
         effect = f"{bar.word}({label})"
         text = f"{bar.word}(0 + {label})" if levels is None else f"{bar.word}(0 + {label} | {name})"
-        term = RandomTerm(codes, effects=(effect,), name=name, levels=labels, Q=precision, label=label, text=text)
+        term = RandomTerm(codes, effects=(effect,), name=name, levels=shown, Q=precision, label=label, text=text)
         columns = tuple(columns_of(bar.left, list(self.frame), self.known))
         return term, LatentEncoding(labels, (key,), group, levels, None, columns)
 
@@ -152,6 +152,13 @@ class LatentBuilder:
         n_series = 1 if levels is None else levels.n_levels
         states = states_with_knots(how, values, series, n_series, label, options.pop("knots", None))
         return label, key, how.make(states, options), states.codes, states.times, states.series
+
+    def _shown(self, text: str, times: AnyArray) -> AnyArray:
+        """Times for people: what the codes of ordered categories stand for, unless knots lie beside them."""
+        dtype = self.frame[text].dtype if text in self.frame else None
+        if not isinstance(dtype, pd.CategoricalDtype) or not np.isin(times, np.arange(len(dtype.categories))).all():
+            return times
+        return dtype.categories.to_numpy()[times.astype(np.int64)]
 
     def _time(self, bar: Bar) -> tuple[str, tuple[Expr, str]]:
         """The one column of times on the left side, `0 + t`."""
@@ -184,14 +191,17 @@ class LatentBuilder:
         effects = f"{first}({one})", f"{second}({two})"
         Q = Kronecker(Q1, Q2, effects) if levels is None else Fields(Q1, Q2, effects)
         i, j = Q.parts()
-        keys, names, name, end = [times1[i], times2[j]], [one, two], f"{one}:{two}", ""
+        field, names, name, end = [], [one, two], f"{one}:{two}", ""
         if levels is not None:
-            keys.insert(0, np.array(levels.labels(), dtype=object)[owners[i]])
+            field = [np.array(levels.labels(), dtype=object)[owners[i]]]
             names, name, end = [levels.name, *names], levels.name, f" | {levels.name}"
-        labels = pd.MultiIndex.from_arrays(keys, names=names)
+        labels, shown = (
+            pd.MultiIndex.from_arrays([*field, rows[i], cols[j]], names=names)
+            for rows, cols in ((times1, times2), (self._shown(one, times1), self._shown(two, times2)))
+        )
         text = f"{first}(0 + {one}{end}):{second}(0 + {two}{end})"
         term = RandomTerm(
-            Q.level(codes1, codes2), effects=(":".join(effects),), name=name, levels=labels, Q=Q,
+            Q.level(codes1, codes2), effects=(":".join(effects),), name=name, levels=shown, Q=Q,
             label=f"{one}:{two}", text=text,
         )  # fmt: skip
         columns = [c for b in bar.factors for c in columns_of(b.left, list(self.frame), self.known)]

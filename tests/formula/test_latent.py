@@ -70,6 +70,15 @@ def test_ordered_categories_are_times(frame):
     left, right = term("y ~ ar1(0 + t | g)", named), term("y ~ ar1(0 + t | g)", frame)
     assert left.n_levels == right.n_levels == 13  # no row has the third time: a gap, in both
     np.testing.assert_array_equal(left.Z, right.Z)
+    assert list(left.levels) == [(g, names[t - 1]) for g, t in right.levels]  # as people know them
+    field = term("y ~ ar1(0 + t):ar1(0 + col)", named)
+    assert list(field.levels)[:2] == [("one", 1), ("one", 2)]
+    fit = slm.lmm("y ~ ou(0 + t | g)", named, fixed={"sd_ou(t)|g": 0.7, "kappa_ou(t)|g": 0.5, "sigma": 1.0})
+    numbers = slm.lmm("y ~ ou(0 + t | g)", frame, fixed={"sd_ou(t)|g": 0.7, "kappa_ou(t)|g": 0.5, "sigma": 1.0})
+    np.testing.assert_allclose(fit.predict(named), numbers.predict(frame), rtol=1e-12)
+    assert fit.ranef()["g"].loc[("a", "one")].item() == pytest.approx(numbers.ranef()["g"].loc[("a", 1)].item())
+    knots = term("y ~ ou(0 + t, knots=[0.5])", named)
+    assert list(knots.levels)[:3] == [0.0, 0.5, 1.0]  # between two categories
     with pytest.raises(DataError, match="unordered categories"):
         term("y ~ ar1(0 + t | g)", frame.assign(t=frame.t.astype(str)))
 
