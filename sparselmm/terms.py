@@ -19,6 +19,8 @@ from .structures.base import Residual
 SPARSE_PART = 0.2  # a column of fixed effects with more nonzeros than this part of the rows is dense
 ROUNDING = 4.0 * float(np.finfo(np.float64).eps)  # residuals of this size relative to the response are none
 LARGEST = 1e140  # range of a response whose squares, and sums of millions of them, are numbers
+LARGEST_FACTOR = 1e60  # of weights and covariates of random effects, which are squared and multiplied by each other
+MOST_PARAMETERS = 2_000  # of a term: the information matrix of all of them is dense
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -276,6 +278,22 @@ def _check_term(term: RandomTerm) -> None:
         sizes = [1] if term.columns is None else [int(term.columns[:, a].any()) for a in range(r)]
     if term.n_rows and 0 in sizes:
         raise DataError(f"{term.describe()}: '{term.effects[sizes.index(0)]}' is zero in every row; drop it")
+    for effect, values in zip(term.effects, () if term.columns is None else term.columns.T, strict=False):
+        _check_size(values, f"{term.describe()}: '{effect}'")
+    if term.covariance.n_params > MOST_PARAMETERS:
+        raise ModelError(
+            f"{term.describe()}: {r} effects of each level have {term.covariance.n_params:,} variance parameters. "
+            f"diag(...) has {r}; or take a factor with fewer levels (is it text that holds numbers?)"
+        )
+
+
+def _check_size(values: FloatArray, what: str) -> None:
+    """DataError where the largest of `values` (n,) is no number any more when it is squared and multiplied."""
+    largest = max(values.max(initial=0.0), -values.min(initial=0.0))
+    if not (largest == 0.0 or 1.0 / LARGEST_FACTOR < largest < LARGEST_FACTOR):
+        raise DataError(
+            f"{what}: the largest value is {largest:.2g}, of which no squares can be summed: take other units"
+        )
 
 
 def _check_spec(spec: ModelSpec) -> None:
@@ -297,9 +315,12 @@ def _check_spec(spec: ModelSpec) -> None:
     if spec.weights is not None and (spec.weights <= 0).any():
         bad = int((spec.weights <= 0).sum())
         raise DataError(f"weights must be positive: {bad} of {n} are not, the smallest is {spec.weights.min():g}")
-    spread = np.ptp(spec.y) if n > 1 else 1.0
+    if spec.weights is not None:
+        _check_size(spec.weights, "weights")
+    y = spec.y if spec.offset is None else spec.y - spec.offset
+    spread = np.ptp(y) if n > 1 else 1.0
     if spread == 0.0:
-        raise DataError(f"the response '{spec.response}' is constant ({spec.y[0]:g}): there is nothing to model")
+        raise DataError(f"the response '{spec.response}' is constant ({y[0]:g}): there is nothing to model")
     if not 1.0 / LARGEST < spread < LARGEST:
         raise DataError(
             f"the response '{spec.response}' has a range of {spread:g}, of which no squares can be summed: "

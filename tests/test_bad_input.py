@@ -323,3 +323,31 @@ def test_nothing_is_left_behind_by_an_error():
         with pytest.raises(SparselmmError):
             model.fit(**options)
     assert model.fit().deviance == expected
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("change", "formula", "options", "message"),
+    [
+        ({"x": 1e-100}, "y ~ 1 + (x | g)", {}, r"\(1 \+ x \| g\): 'x': the largest value is 2e-100"),
+        ({"x": 1e100}, "y ~ 1 + (x || g)", {}, r"\(1 \+ x \|\| g\): 'x': the largest value is 2e\+100"),
+        ({"w": 1e100}, "y ~ 1 + (1 | g)", {"weights": "w"}, r"weights: the largest value is 2e\+100"),
+        ({"x": 1e150}, "y ~ 1 + (1 | g) + offset(x)", {}, "range of 4e"),
+    ],
+)
+def test_numbers_whose_squares_are_none(change, formula, options, message):
+    """These were warnings of numpy, eigenvalues that did not converge, or a ValueError of scipy."""
+    i = np.arange(40)
+    data = pd.DataFrame({"y": 2.0 * (-1.0) ** i, "x": 2.0 * (-1.0) ** (i // 2), "w": 1.0 + i % 2, "g": i % 5})
+    for column, factor in change.items():
+        data[column] *= factor
+    with pytest.raises(DataError, match=message):
+        slm.lmm(formula, data, **options)
+
+
+def test_more_variance_parameters_than_an_information_matrix_can_hold():
+    """Numbers that came as text, left of a bar: 40 GB were asked for."""
+    i = np.arange(2_000)
+    data = pd.DataFrame({"y": np.sin(i), "u": [f"{k % 150}.5" for k in i], "g": i % 7})
+    with pytest.raises(ModelError, match="150 effects of each level have 11,325 variance parameters"):
+        slm.lmm("y ~ 1 + (u | g)", data)
