@@ -10,7 +10,7 @@ import numpy as np
 
 from .._typing import FloatArray, IntArray
 
-MAX_STEPS = 40  # evaluations of one function; simulated genes with two factors take 6 on average, with slopes 9
+MAX_STEPS = 200  # of one function; simulated genes with two factors take 6 on average, with slopes 9; 60 in a valley
 TOLERANCE = 1e-6  # scaled gradient: in standard errors of x
 ROUNDING = 1e-9  # of the value: below it steps are judged by the gradient
 SHRINKS = 12  # steps in a row that did not lower the function: there is no further decrease

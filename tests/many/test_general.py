@@ -7,6 +7,7 @@ import sparselmm as slm
 from sparselmm.formula import build_spec
 from sparselmm.many.design import Design, residualise
 from sparselmm.many.general import Chunk, General
+from sparselmm.many.newton import minimise_many
 from tests import naive
 from tests.many.references import ONE, SHARED, everything, reference, responses, samples
 from tests.many.test_spectral import FIXEF_RTOL, SD_RTOL, assert_agrees
@@ -156,3 +157,19 @@ def test_degrees_of_freedom_do_not_depend_on_the_signs_of_a_factor():
             fit = slm.lmm("y" + SLOPE, samples().assign(y=responses()[:, j]))
             expected = fit.coef_table("satterthwaite")["df"]
             np.testing.assert_allclose(found.df[j], expected, rtol=1e-4)  # differences of scores at other points
+
+
+def test_searches_follow_valleys():
+    """Rosenbrock's; of 1,000 random fits one with slopes over four levels took 60 steps, and stopped after 40."""
+
+    def valley(which, x):
+        a, b = x.T
+        value = (1.0 - a) ** 2 + 1e4 * (b - a**2) ** 2
+        gradient = np.stack([-2.0 * (1.0 - a) - 4e4 * a * (b - a**2), 2e4 * (b - a**2)], axis=1)
+        hessian = np.empty((len(x), 2, 2))
+        hessian[:, 0, 0], hessian[:, 1, 1] = 2.0 - 4e4 * (b - 3.0 * a**2), 2e4
+        hessian[:, 0, 1] = hessian[:, 1, 0] = -4e4 * a
+        return value, gradient, hessian
+
+    found = minimise_many(valley, np.array([[-2.0, 4.0], [3.0, 9.0]]))
+    np.testing.assert_allclose(found.x, 1.0, atol=1e-5)  # a scaled gradient of 1e-6, along a valley of curvature 0.4
