@@ -14,6 +14,7 @@ from .parameters import Parameters
 from .structures.limits import Bounds, at_bounds
 
 SIGMA = "sigma"
+LOUD, LOUDEST = 4.0, 1e3  # T of a rival from which on a search goes on relative to it; where sigma is zero
 STEP = 1e-4  # of the central differences through the small maps of HeldChart; they are smooth, of order one
 
 
@@ -55,13 +56,26 @@ class Chart(Protocol):
     def scales(self) -> BoolArray:
         """Which coordinates are multiplied where a relative covariance factor T is, (size,)."""
 
+    def rivals(self) -> list[int]:
+        """Coordinates that are T of terms which could stand for the residuals: every row has a level of its own."""
+
+    def noise(self) -> BoolArray:
+        """Which coordinate is sigma over the standard deviation of a rival, (size,)."""
+
+    def jacobian(self, x: FloatArray) -> FloatArray:
+        """Of theta by x, (k, size)."""
+
 
 class FreeChart:
     """x = S theta, sigma profiled out: S makes the effects of each term of order one."""
 
     def __init__(self, parameters: Parameters, scaling: FloatArray):
         self._parameters, self._scaling, self.size = parameters, scaling, parameters.count
-        self._inverse = np.linalg.inv(scaling)
+        self._inverse: FloatArray = np.asarray(np.linalg.inv(scaling), dtype=np.float64)
+
+    def jacobian(self, x: FloatArray) -> FloatArray:
+        """Of theta by x, (k, size)."""
+        return self._inverse
 
     def model(self, x: FloatArray) -> tuple[FloatArray, float | None]:
         return self._inverse @ x, None
@@ -122,6 +136,114 @@ class FreeChart:
         for part in self._parameters.slices:
             out[part] = True
         return out
+
+    def rivals(self) -> list[int]:
+        return [self._parameters.slices[k].start for k in self._parameters.rivals]
+
+    def noise(self) -> BoolArray:
+        return np.zeros(self.size, dtype=bool)
+
+
+class RelativeChart:
+    """FreeChart's z relative to T of a rival of the residuals, z_k, so that sigma may go to zero beside it.
+
+        z_k = s = (u^2 + 1/LOUDEST^2)^(-1/2),    z_j = x_j s for the other T,    u = x_k:
+
+    u is sigma over the standard deviation of the rival, and the criterion is even in it. At u = 0 sigma is zero, but
+    computed at s = LOUDEST: what is left of sigma^2 moves the criterion by a millionth of its slope there, and rounding
+    by as much, which grows with s^2.
+    """
+
+    def __init__(self, free: FreeChart, rival: int):
+        self._free, self.rival, self.size = free, rival, free.size
+        self._others = free.scales() & (np.arange(free.size) != rival)
+
+    def model(self, x: FloatArray) -> tuple[FloatArray, float | None]:
+        return self._free.model(self._z(x))
+
+    def _loudness(self, x: FloatArray) -> float:
+        return float(1.0 / np.hypot(x[self.rival], 1.0 / LOUDEST))
+
+    def _z(self, x: FloatArray) -> FloatArray:
+        s = self._loudness(x)
+        out = np.where(self._others, x * s, x)
+        out[self.rival] = s
+        return out
+
+    def coordinates(self, theta: FloatArray, sigma: float) -> FloatArray:
+        return self.turned(self._free.coordinates(theta, sigma))
+
+    def turned(self, z: FloatArray) -> FloatArray:
+        """x of coordinates of FreeChart."""
+        s = min(abs(float(z[self.rival])), LOUDEST)
+        out = np.where(self._others, z / s, z)
+        out[self.rival] = 0.0 if s > (1.0 - 1e-9) * LOUDEST else np.sqrt(1.0 / s**2 - 1.0 / LOUDEST**2)
+        return out
+
+    def _derivatives(self, x: FloatArray) -> tuple[FloatArray, FloatArray, float]:
+        """dz/dx (k, k), d2z/dx_k^2 (k,), and d2z_j/(dx_j dx_k) of the other T."""
+        k, s = self.rival, self._loudness(x)
+        u = x[k]
+        once, twice = -u * s**3, (3.0 * u**2 * s**2 - 1.0) * s**3
+        J = np.diag(np.where(self._others, s, 1.0))
+        J[:, k] = np.where(self._others, x * once, 0.0)
+        J[k, k] = once
+        bent = np.where(self._others, x * twice, 0.0)
+        bent[k] = twice
+        return J, bent, once
+
+    def jacobian(self, x: FloatArray) -> FloatArray:
+        return self._free.jacobian(x) @ self._derivatives(x)[0]
+
+    def pull_back(self, x: FloatArray, d: Derivatives) -> tuple[FloatArray, FloatArray]:
+        gradient, hessian = self._free.pull_back(x, d)
+        J, bent, once = self._derivatives(x)
+        k, out = self.rival, J.T @ hessian @ J
+        mixed = np.where(self._others, gradient * once, 0.0)
+        out[k] += mixed
+        out[:, k] += mixed
+        out[k, k] += gradient @ bent
+        return J.T @ gradient, out
+
+    def edges(self, x: FloatArray, size: float) -> list[FloatArray]:
+        """sigma, and FreeChart's where the rest is relative to one standard deviation."""
+        small = np.where(np.arange(self.size) == self.rival, 0.0, x)
+        quiet = [small] if 0.0 < abs(x[self.rival]) < size else []
+        found = [np.where(self._others, z, x) for z in self._free.edges(np.where(self._others, x, 1.0), size)]
+        both = [np.where(self._others, found[0], small)] if found and quiet else []
+        return [*both, *found, *quiet]
+
+    def bounds(self) -> Bounds:
+        """u from 0 on: to the other side the criterion is the same."""
+        low, high = self._free.bounds()
+        low[self.rival], high[self.rival] = 0.0, LOUDEST
+        return low, high
+
+    def middle(self) -> FloatArray:
+        out = self._free.middle()
+        out[self.rival] = 1.0 / LOUD
+        return out
+
+    def same_steps(self, x: FloatArray, moved: FloatArray) -> FloatArray:
+        return moved
+
+    def idle(self, x: FloatArray) -> BoolArray:
+        return self._free.idle(self._z(x))
+
+    def terms(self) -> list[tuple[slice, slice]]:
+        return [(part, rho) for part, rho in self._free.terms() if part.start != self.rival]
+
+    def scalars(self) -> list[int]:
+        return self._free.scalars()
+
+    def scales(self) -> BoolArray:
+        return self._free.scales()
+
+    def rivals(self) -> list[int]:
+        return []
+
+    def noise(self) -> BoolArray:
+        return np.arange(self.size) == self.rival
 
 
 class HeldChart:
@@ -229,6 +351,15 @@ class HeldChart:
     def scales(self) -> BoolArray:
         T = (self._free.scales() & ~self._natural)[self._open]
         return T if self._sigma is not None else np.append(T, False).astype(np.bool_)
+
+    def rivals(self) -> list[int]:
+        return []
+
+    def noise(self) -> BoolArray:
+        return np.zeros(self.size, dtype=bool)
+
+    def jacobian(self, x: FloatArray) -> FloatArray:
+        return _differences(lambda x: self.model(x)[0], x).T
 
 
 def _differences(function: Callable[[FloatArray], Any], x: FloatArray) -> FloatArray:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ._errors import EngineError, ModelError
 from ._typing import FloatArray
-from .charts import Chart, make_chart
+from .charts import Chart, RelativeChart, make_chart
 from .dense import DenseLikelihood
 from .equations import CrossProducts
 from .fixed import beside_diffuse, design_matrix
@@ -29,7 +29,8 @@ WITHIN = 1e-12  # of an effect's sum of squares: what rounding leaves of it besi
 class Estimate:
     """Where the search ended. optimum is None where every parameter was held. n_iter counts EM steps too.
 
-    n_factorisations: of the equations, for the start, the search, the certificate and the answer.
+    n_factorisations: of the equations, for the start, the search, the certificate and the answer. sigma_is_zero: a term
+    has taken the place of the residuals, and sigma is computed at 1/`charts.LOUDEST` of its standard deviation.
     """
 
     evaluation: Evaluation
@@ -42,6 +43,7 @@ class Estimate:
     n_iter: int
     n_factorisations: int
     is_singular: bool
+    sigma_is_zero: bool = False
 
     @property
     def converged(self) -> bool:
@@ -52,7 +54,7 @@ class Estimate:
 class _Point:
     """The criterion at x, for the optimiser; infinite where the equations cannot be solved."""
 
-    def __init__(self, likelihood: Likelihood | DenseLikelihood, chart: Chart, x: FloatArray, reml: bool):
+    def __init__(self, likelihood: Likelihood | DenseLikelihood, reml: bool, chart: Chart, x: FloatArray):
         self._at = (likelihood, chart, x, reml)
         try:
             theta, sigma = chart.model(x)
@@ -87,7 +89,7 @@ def estimate(
         theta, n_em = _start(likelihood, start, reml)
         sigma = (held.get("sigma") or likelihood(theta, reml=reml).sigma) if held else 1.0
         x = chart.coordinates(theta, sigma)
-        evaluate = lambda x: _Point(likelihood, chart, x, reml)  # noqa: E731
+        evaluate = partial(_Point, likelihood, reml, chart)
         _check_start(chart, x, evaluate(x))
         if start is not None or np.isfinite(chart.bounds()[0]).any():
             x = shortened(evaluate, chart, x)
@@ -95,7 +97,7 @@ def estimate(
             x = best_start(evaluate, chart, x)
         radius = max(options.radius, 0.7 * float(np.linalg.norm(x)))
         options = replace(options, radius=radius, rounding=max(options.rounding, likelihood.rounding))
-        optimum = search(evaluate, chart, x, options, report)
+        chart, optimum = search(lambda chart: partial(_Point, likelihood, reml, chart), chart, x, options, report)
         x = optimum.x
         _check_bounded(likelihood, chart, optimum, reml)
     theta, sigma_at = chart.model(x)
@@ -104,9 +106,13 @@ def estimate(
     derivatives = likelihood.derivatives(theta, reml=reml, sigma=sigma_at)
     n_iter = n_em + (optimum.n_iter if optimum else 0)
     norm = optimum.gradient_norm if optimum else 0.0
-    singular = bool(likelihood.parameters.count) and _is_singular(likelihood, theta)
+    ended = at_bounds(theta, likelihood.parameters.bounds())
+    quiet = isinstance(chart, RelativeChart) and bool(x[chart.rival] == 0.0)
+    singular = quiet or bool(ended.any()) or _is_singular(likelihood, theta)
     count = likelihood.n_evaluations - before
-    return Estimate(evaluation, derivatives, chart, optimum, reml, dict(held or {}), norm, n_iter, count, singular)
+    return Estimate(
+        evaluation, derivatives, chart, optimum, reml, dict(held or {}), norm, n_iter, count, singular, quiet
+    )
 
 
 def _check_apart(likelihood: Likelihood | DenseLikelihood, held: Mapping[str, float], reml: bool) -> None:
@@ -215,13 +221,8 @@ def _check_bounded(likelihood: Likelihood | DenseLikelihood, chart: Chart, optim
 
 
 def _is_singular(likelihood: Likelihood | DenseLikelihood, theta: FloatArray) -> bool:
-    """A variance of zero or a correlation of +-1: some T is singular to 1e-5 of its size or of unit effects.
-
-    Or a parameter of a precision or of the residual at its limit.
-    """
+    """A variance of zero or a correlation of +-1: some T is singular to 1e-5 of its size or of unit effects."""
     parameters = likelihood.parameters
-    if at_bounds(theta, parameters.bounds()).any():
-        return True
     for structure, part in zip(parameters.structures, parameters.parts(theta), strict=True):
         T = structure.factor(part)
         size = np.linalg.norm(T, axis=1)

@@ -11,14 +11,14 @@ from .structures import Covariance, Precision
 from .structures.base import Residual
 from .structures.intrinsic import proper
 from .structures.limits import Bounds, bounds_of
-from .terms import ModelSpec
+from .terms import ModelSpec, is_rival
 
 
 class Parameters:
     """theta of a model: the structures' parameters one term after another, then R's, with names and slices.
 
     precisions: as the equations use them, positive definite, levels of variance one; scales: the standard deviation
-    that they had, so that b = scale T v.
+    that they had, so that b = scale T v. rivals: terms that could stand for the residuals.
     """
 
     def __init__(self, spec: ModelSpec):
@@ -39,6 +39,7 @@ class Parameters:
             if Q is not None:
                 names += Q.names(term.effects[0], term.name)
                 natural += Q.natural_names(term.effects[0], term.name)
+        self.rivals = [] if spec.residual is not None else [k for k, t in enumerate(spec.terms) if is_rival(t)]
         self.residual = spec.residual
         self.residual_slice = self._take(0 if spec.residual is None else spec.residual.n_params)
         if spec.residual is not None:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ._tables import Table
 from ._typing import FloatArray, Text
+from .charts import SIGMA
 from .engines.dense import forecast_bytes
 from .inference.coef_table import coef_table
 from .inference.ddf import ddf_method
@@ -164,7 +165,9 @@ def _facts(fit: "Fit") -> Iterator[str]:
 
 
 def _meaning(name: Any, fit: "Fit") -> str:
-    """What a limit of a correlation or a rate says, in brackets."""
+    """What a limit of a correlation, a rate or sigma says, in brackets."""
+    if name == SIGMA:
+        return " (zero: a term takes the place of the residuals, and sigma is computed at a thousandth of its Std.Dev.)"
     words = LIMITS.get((str(name).split("_")[0], float(np.round(fit.varpar[name]))))
     return f" ({words})" if words else ""
 

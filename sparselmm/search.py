@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from ._typing import BoolArray, FloatArray
-from .charts import Chart
+from .charts import LOUD, Chart, FreeChart, RelativeChart
 from .optimize import Iteration, Optimum, Options, Point, minimise, scaled_gradient
 from .structures.limits import Bounds, at_bounds
 
@@ -32,9 +32,22 @@ AT_LIMIT = 1e-4  # scaled gradient that is asked for there; half its square coul
 ROUNDING, RELATIVE = 1e-6, 1e-8  # of the criterion at a limit
 
 
-def search(evaluate: Evaluate, chart: Chart, x: FloatArray, options: Options, report: Report | None = None) -> Optimum:
-    """The optimum from x (size,), with its certificate."""
-    return _Stages(evaluate, chart, options, report).run(x)
+def search(
+    at: Callable[[Chart], Evaluate], chart: Chart, x: FloatArray, options: Options, report: Report | None = None
+) -> tuple[Chart, Optimum]:
+    """The optimum from x (size,), with its certificate, and the chart of its coordinates.
+
+    Where a rival of the residuals becomes LOUD the search goes on relative to it: sigma may go to zero there.
+    """
+    rivals = chart.rivals()
+    first = replace(options, fallback=options.fallback and not rivals)
+    before = _Stages(at(chart), chart, first, report).run(x)
+    size = np.abs(before.x[rivals])
+    if not size.any() or (before.converged and size.max() < LOUD) or not isinstance(chart, FreeChart):
+        return chart, before
+    relative = RelativeChart(chart, rivals[int(size.argmax())])
+    stages = _Stages(at(relative), relative, options, _numbered(report, before.n_iter))
+    return relative, _joined(before, stages.run(relative.turned(before.x)))
 
 
 def shortened(evaluate: Evaluate, chart: Chart, x: FloatArray) -> FloatArray:
@@ -73,11 +86,16 @@ class _Stages:
 
     def run(self, x: FloatArray) -> Optimum:
         wall = self._box(WALL)
+        for rival in self.chart.rivals():
+            wall[0][rival], wall[1][rival] = -LOUD, LOUD
         self.optimum = minimise(self.evaluate, x, replace(self.options, fallback=False), self.report, wall)
+        if any(abs(self.optimum.x[i]) >= LOUD for i in self.chart.rivals()):
+            return self.optimum
         self._compare_with_zero()
         stopped = at_bounds(self.optimum.x, wall) & ~self.chart.idle(self.optimum.x)
         if stopped.any():
-            self._continue(self._lowest(self._limits(stopped)))
+            quiet = np.where(stopped & self.chart.noise(), 0.0, self.optimum.x)
+            self._continue(self._lowest(self._limits(stopped)) if (quiet == self.optimum.x).all() else quiet)
             self._compare_with_zero()
         if not self.optimum.converged and self.options.fallback:
             self._continue(self.optimum.x, last_resort=True)
@@ -198,23 +216,25 @@ class _Stages:
         margin = _margin(before.value)
         if ended.any():
             chosen = replace(chosen, tolerance=max(chosen.tolerance, AT_LIMIT), rounding=margin)
-        after = minimise(self.evaluate, x, chosen, self._numbered(before.n_iter), bounds)
+        after = minimise(self.evaluate, x, chosen, _numbered(self.report, before.n_iter), bounds)
         if ended.any() and 0.5 * after.gradient_norm**2 < margin:
             after = replace(after, converged=True, message="converged")
-        log = (*before.log, *(replace(line, number=line.number + before.n_iter) for line in after.log[1:]))
-        self.optimum = replace(
-            after,
-            n_iter=before.n_iter + after.n_iter,
-            n_evaluations=before.n_evaluations + after.n_evaluations,
-            log=log,
-        )
+        self.optimum = _joined(before, after)
 
-    def _numbered(self, first: int) -> Report | None:
-        """The report with the iterations counted on."""
-        report = self.report
-        if report is None:
-            return None
-        return lambda line: report(replace(line, number=line.number + first)) if line.number else None
+
+def _joined(before: Optimum, after: Optimum) -> Optimum:
+    """The end of a search that went on from `before`, with the log of both."""
+    log = (*before.log, *(replace(line, number=line.number + before.n_iter) for line in after.log[1:]))
+    return replace(
+        after, n_iter=before.n_iter + after.n_iter, n_evaluations=before.n_evaluations + after.n_evaluations, log=log
+    )
+
+
+def _numbered(report: Report | None, first: int) -> Report | None:
+    """The report with the iterations counted on."""
+    if report is None:
+        return None
+    return lambda line: report(replace(line, number=line.number + first)) if line.number else None
 
 
 def _margin(value: float) -> float:
@@ -224,14 +244,17 @@ def _margin(value: float) -> float:
 
 def _at_edge(evaluate: Evaluate, chart: Chart, optimum: Optimum, options: Options) -> Optimum:
     """The first candidate at the edge whose deviance is no higher, with the certificate there; else `optimum`."""
+    same, tolerance = SAME + 1e-14 * abs(optimum.value), options.tolerance
+    if at_bounds(optimum.x, chart.bounds()).any():
+        same, tolerance = _margin(optimum.value), max(tolerance, AT_LIMIT)
     for x in chart.edges(optimum.x, NEAR_EDGE):
         point = evaluate(x)
-        if point.value <= optimum.value + SAME + 1e-14 * abs(optimum.value):
+        if point.value <= optimum.value + same:
             gradient, hessian = point.derivatives()
             free = ~(at_bounds(x, chart.bounds()) | chart.idle(x))
             norm = scaled_gradient(gradient[free], hessian[np.ix_(free, free)])
-            if norm <= max(options.tolerance, optimum.gradient_norm):
-                converged = optimum.converged or norm <= options.tolerance
+            if norm <= max(tolerance, optimum.gradient_norm):
+                converged = optimum.converged or norm <= tolerance
                 return replace(
                     optimum, x=x, value=point.value, gradient=gradient, hessian=hessian, gradient_norm=norm,
                     converged=converged, message="converged" if converged else optimum.message,

@@ -357,6 +357,13 @@ def _check_identified(term: RandomTerm, n: int, weighted: bool) -> None:
         )
 
 
+def is_rival(term: RandomTerm) -> bool:
+    """Whether a term of correlated levels, one a row, could stand for the residuals: sigma may then be zero."""
+    if term.Q is None or term.Q.null_dim > 0 or term.columns is not None or sp.issparse(term.Z):
+        return False
+    return bool((np.bincount(term.Z, minlength=1) <= 1).all())
+
+
 def _effects_together(term: RandomTerm) -> int:
     """Random effects that could stand for the residuals: of `(x || g)` those of `(1 | g)`, or of `(0 + x | g)`.
 

@@ -6,6 +6,8 @@ A limit is computed 1e-8 before it, where the criterion cancels to about 1e-6 (a
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.linalg as sla
+from scipy.optimize import minimize_scalar
 
 import sparselmm as slm
 from tests import naive
@@ -184,14 +186,18 @@ def test_correlation_is_not_searched_where_the_variance_is_zero():
     assert "kappa_ou(t)|g = " not in next(line for line in fit.summary().split("\n") if line.startswith("Singular"))
 
 
-def test_a_search_that_ended_elsewhere_does_not_say_that_it_converged():
-    """Twelve rows with a state each: sigma goes to zero, and a variance of zero is no worse."""
+def test_sigma_of_zero_beside_a_variance_of_zero():
+    """Twelve rows with a state each: the inner series takes the place of the residuals, the outer one is nothing."""
     rng = np.random.default_rng(6)
     data = pd.DataFrame({"y": rng.normal(size=12), "x": rng.normal(size=12), "t": np.tile(np.arange(3), 4)})
     data = data.assign(g=np.repeat([0, 1], 6), f=np.tile(np.repeat([0, 1], 3), 2))
-    with pytest.warns(slm.SparselmmWarning, match="did not converge: no further decrease"):
-        fit = slm.lmm("y ~ x + ar1(0 + t | g/f)", data)
-    assert not fit.converged
+    fit = slm.lmm("y ~ x + ar1(0 + t | g/f)", data)
+    assert fit.converged and fit.varpar["sd_ar1(t)|g"] == 0.0 and np.isnan(fit.varpar_se["sigma"])
+    X, y = np.column_stack([np.ones(12), data.x]), data.y.to_numpy()
+    V = lambda rho: sla.block_diag(*4 * [rho ** np.abs(np.subtract.outer(np.arange(3), np.arange(3)))])  # noqa: E731
+    best = minimize_scalar(lambda rho: naive.profile_deviance(y, X, V(rho), True), bounds=(-0.9, 0.9))
+    assert fit.deviance == pytest.approx(best.fun, abs=LIMIT_ATOL)
+    assert fit.varpar["rho_ar1(t)|g:f"] == pytest.approx(best.x, abs=1e-3)
 
 
 def test_of_two_maxima_at_negative_and_positive_correlations_the_higher_one():

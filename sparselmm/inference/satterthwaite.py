@@ -92,18 +92,17 @@ def _free(fit: "Fit") -> tuple[FloatArray, FloatArray]:
     """
     chart, estimate, sigma = fit.estimate.chart, fit.estimate, fit.sigma
     x = chart.coordinates(estimate.evaluation.theta, sigma)
-    inverse = np.linalg.inv(fit.likelihood.scaling())
 
     def at(x: FloatArray) -> tuple[FloatArray, FloatArray]:
         theta, _ = chart.model(x)
         d = fit.likelihood.derivatives(theta, reml=fit.reml, sigma=sigma)
-        return inverse.T @ d.gradient, fit.likelihood.vcov(theta, sigma)
+        return chart.jacobian(x).T @ d.gradient, fit.likelihood.vcov(theta, sigma)
 
     hessian, slopes = differences(at, x, step_of(fit))
     k = len(x)
     d, information = estimate.derivatives, np.empty((k + 1, k + 1))
     information[:k, :k] = 0.5 * (hessian + hessian.T)
-    information[k, :k] = information[:k, k] = inverse.T @ d.cross_log_sigma2
+    information[k, :k] = information[:k, k] = chart.jacobian(x).T @ d.cross_log_sigma2
     information[k, k] = d.information_log_sigma2
     vcov = fit.vcov.to_numpy()[None]
     return information, np.concatenate([slopes, vcov]) if k else vcov

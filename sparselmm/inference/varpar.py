@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .._typing import BoolArray, FloatArray
-from ..charts import SIGMA
+from ..charts import SIGMA, RelativeChart
 from ..dense import DenseLikelihood
 from ..likelihood import Likelihood
 from ..parameters import Parameters
@@ -20,8 +20,10 @@ from ..terms import RandomTerm
 if TYPE_CHECKING:
     from ..results import Fit
 
+Map = Callable[[FloatArray], FloatArray]
 STEP = 1e-6  # of central differences through theta -> sd, cor
 SCORE_STEP = 1e-4  # of central differences of the score by parameters of order one: errors of 1e-8 both ways
+WIDE_STEP = 1e-3  # where sigma is zero the score has few digits
 EDGE = 1e-9  # a correlation closer than this to +-1 is +-1
 
 
@@ -98,35 +100,38 @@ def at_edge(fit: "Fit") -> pd.Series:
     for structure, part in zip(parameters.structures, parameters.slices, strict=True):
         least[part] = getattr(structure, "least_correlation", -1.0)
     out = np.where(is_cor, np.minimum(1.0 - fit.varpar, fit.varpar - least) < EDGE, fit.varpar == 0.0)
-    ended = np.append(at_bounds(fit.estimate.evaluation.theta, parameters.bounds()), False)
+    ended = np.append(at_bounds(fit.estimate.evaluation.theta, parameters.bounds()), fit.estimate.sigma_is_zero)
     return pd.Series((out | ended) & ~_without_meaning(fit), index=fit.varpar.index)
 
 
 def _free_search(fit: "Fit") -> _Search:
-    """x = (size theta, log sigma^2), theta at its edge left out of the information."""
-    d, theta, size = fit.estimate.derivatives, fit.estimate.evaluation.theta, sizes(fit.likelihood)
-    k = len(theta)
-    inside = (theta != 0.0) & ~at_bounds(theta, fit.likelihood.parameters.bounds())
+    """(x, log sigma^2), x of `_coordinates`; what is at its edge is left out of the information."""
+    d, (x, theta_at, J_at) = fit.estimate.derivatives, _coordinates(fit)
+    k, J = len(x), J_at(x)
+    inside = (x != 0.0) & ~at_bounds(fit.estimate.evaluation.theta, fit.likelihood.parameters.bounds())
     cov = np.zeros((k + 1, k + 1))
-    cov[:k, :k] = _covariance(_information(fit, size, inside), inside)
-    slope = d.cross_log_sigma2 / size / d.information_log_sigma2
+    score = lambda x: J_at(x).T @ fit.likelihood.derivatives(theta_at(x), reml=fit.reml).gradient  # noqa: E731
+    step = WIDE_STEP if fit.estimate.sigma_is_zero else SCORE_STEP
+    information = _differenced(score, x, inside, step) if _is_curved(fit) else J.T @ d.hessian @ J
+    cov[:k, :k] = _covariance(information, inside)
+    slope = J.T @ d.cross_log_sigma2 / d.information_log_sigma2
     cov[:k, k] = cov[k, :k] = -cov[:k, :k] @ slope
     cov[k, k] = 2.0 / d.information_log_sigma2 + slope @ cov[:k, :k] @ slope
-    x = np.append(size * theta, 2.0 * np.log(fit.sigma))
-    return _Search(x, cov, lambda x: (x[:-1] / size, float(np.exp(0.5 * x[-1]))))
+    y = np.append(x, 2.0 * np.log(fit.sigma))
+    return _Search(y, cov, lambda y: (theta_at(y[:-1]), float(np.exp(0.5 * y[-1]))))
+
+
+def _coordinates(fit: "Fit") -> tuple[FloatArray, Map, Map]:
+    """x of order one (size theta, or relative to a rival of sigma), x -> theta, and x -> dtheta/dx (k, k)."""
+    chart, theta, size = fit.estimate.chart, fit.estimate.evaluation.theta, sizes(fit.likelihood)
+    if isinstance(chart, RelativeChart):
+        return chart.coordinates(theta, fit.sigma), lambda x: chart.model(x)[0], chart.jacobian
+    return size * theta, lambda x: x / size, lambda x: np.diag(1.0 / size)
 
 
 def sizes(likelihood: Likelihood | DenseLikelihood) -> FloatArray:
     """What theta times is of order one whatever the units of the effects, (k,)."""
     return np.asarray(np.linalg.norm(likelihood.scaling(), axis=0))
-
-
-def _information(fit: "Fit", size: FloatArray, inside: BoolArray) -> FloatArray:
-    """AI and curvature by size theta, (k, k); where V is not linear in covariances differences of the score."""
-    if not _is_curved(fit):
-        return fit.estimate.derivatives.hessian / np.outer(size, size)
-    score = lambda x: fit.likelihood.derivatives(x / size, reml=fit.reml).gradient / size  # noqa: E731
-    return _differenced(score, size * fit.estimate.evaluation.theta, inside)
 
 
 def _is_curved(fit: "Fit") -> bool:
@@ -139,12 +144,12 @@ def _is_curved(fit: "Fit") -> bool:
     return any(free[part].any() for part in parts)
 
 
-def _differenced(score: Callable[[FloatArray], FloatArray], x: FloatArray, inside: BoolArray) -> FloatArray:
+def _differenced(score: Map, x: FloatArray, inside: BoolArray, step: float) -> FloatArray:
     """Central differences of score(x), (k, k), by the coordinates that are inside; zero by the others."""
     out = np.zeros((len(x), len(x)))
     for i in np.flatnonzero(inside):
-        unit = np.eye(len(x))[i] * SCORE_STEP
-        out[i] = (score(x + unit) - score(x - unit)) / (2 * SCORE_STEP)
+        unit = np.eye(len(x))[i] * step
+        out[i] = (score(x + unit) - score(x - unit)) / (2 * step)
     return 0.5 * (out + out.T)
 
 
@@ -164,10 +169,10 @@ def _held_search(fit: "Fit") -> _Search:
     if optimum is None:
         return _Search(np.zeros(0), np.zeros((0, 0)), model)
     inside = ~at_bounds(optimum.x, chart.bounds())
-    curved = _is_curved(fit)
-    hessian = (
-        _differenced(score, optimum.x, inside) if curved else chart.pull_back(optimum.x, fit.estimate.derivatives)[1]
-    )
+    if _is_curved(fit):
+        hessian = _differenced(score, optimum.x, inside, SCORE_STEP)
+    else:
+        hessian = chart.pull_back(optimum.x, fit.estimate.derivatives)[1]
     return _Search(optimum.x, _covariance(hessian, inside), model)
 
 

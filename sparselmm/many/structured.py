@@ -131,12 +131,11 @@ class Structured:
         design, likelihood, chart, sigma = self.design, self._likelihood, found.chart, found.evaluation.sigma
         x = chart.coordinates(found.evaluation.theta, sigma)
         inside = np.flatnonzero(~at_bounds(x, chart.bounds()))
-        inverse = np.linalg.inv(likelihood.scaling())
 
         def at(x: FloatArray) -> tuple[FloatArray, FloatArray]:
             theta, _ = chart.model(x)
             score = likelihood.derivatives(theta, reml=self.reml, sigma=sigma).gradient
-            return (inverse.T @ score)[inside], self._unscaled(theta)
+            return (chart.jacobian(x).T @ score)[inside], self._unscaled(theta)
 
         k, step = len(inside), STEP if len(inside) == len(x) else WIDE_STEP
         H, slopes = np.empty((k + 1, k + 1)), np.empty((k, *C.shape))
@@ -144,7 +143,7 @@ class Structured:
             ahead, behind = at(x + unit), at(x - unit)
             H[i, :k], slopes[i] = ((a - b) / (2.0 * step) for a, b in zip(ahead, behind, strict=True))
         H[:k, :k] = 0.5 * (H[:k, :k] + H[:k, :k].T)
-        rho = (inverse.T @ found.derivatives.cross_log_sigma2)[inside]
+        rho = (chart.jacobian(x).T @ found.derivatives.cross_log_sigma2)[inside]
         H[:k, k], H[k, :k], H[k, k] = rho, rho, found.derivatives.information_log_sigma2
         relative = np.array([_squares(design.loadings, slope) for slope in slopes]).reshape(k, len(design.L))
         out.df[[j]], out.df_residual[[j]] = satterthwaite(H[None], relative[None] / _squares(design.loadings, C))

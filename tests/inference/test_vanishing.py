@@ -10,6 +10,9 @@ import sparselmm as slm
 from sparselmm.inference.vanishing import random_variances, vanishing
 from tests import naive
 
+LIMIT_ATOL = 2e-5  # of a deviance, where what is computed at sigma = sd/1000 has its slope times 1e-6, and rounding
+LIMIT_RTOL = 1e-3  # of what comes from differences of a score with six digits
+
 
 def strata(seed=1):
     """25 to 70 rows of seven series, a state each; few of them in the stratum of the smallest errors."""
@@ -58,12 +61,24 @@ def test_the_first_stratum_is_sigma():
     assert "sigma seems to run to zero: the random terms fit every row of this stratum" in message
 
 
-def test_series_without_an_error_of_their_own():
-    message, _ = told("y ~ 1 + ar1(0 + t | g)", alone())
-    assert "sigma seems to run to zero: the random terms fit every row. Drop one" in message
-    assert "residual='ar1(t | g)'" in message
-    assert slm.lmm("y ~ 1 + ar1(0 + t | g)", alone(), fixed=held(message)).converged
-    assert slm.lmm("y ~ 1", alone(), residual="ar1(t | g)").converged
+@pytest.mark.parametrize("reml", [True, False], ids=["REML", "ML"])
+@pytest.mark.parametrize("engine", ["auto", "dense"])
+def test_series_without_an_error_of_their_own(engine, reml):
+    """They take the place of the residuals: the same model as a serial residual, which has no sigma beside it."""
+    data = alone(5).assign(x=np.sin(np.arange(54) ** 2), h=np.arange(54) % 7)
+    data["y"] += 0.8 * np.cos(3 * data.h)
+    fit = slm.lmm("y ~ x + (1 | h) + ar1(0 + t | g)", data, reml=reml, engine=engine)
+    limit = slm.lmm("y ~ x + (1 | h)", data, residual="ar1(t | g)", reml=reml)
+    assert fit.converged and fit.is_singular and vanishing(fit) != ""
+    assert "sigma is computed at a thousandth" in fit.summary()
+    assert fit.deviance == pytest.approx(limit.deviance, abs=LIMIT_ATOL)
+    names = {"sd_Intercept|h": "sd_Intercept|h", "sd_ar1(t)|g": "sigma", "rho_ar1(t)|g": "rho_residual"}
+    for ours, theirs in names.items():
+        assert fit.varpar[ours] == pytest.approx(limit.varpar[theirs], rel=LIMIT_RTOL)
+        assert fit.varpar_se[ours] == pytest.approx(limit.varpar_se[theirs], rel=LIMIT_RTOL)
+    assert np.isnan(fit.varpar_se["sigma"]) and fit.varpar["sigma"] < 2e-3 * fit.varpar["sd_ar1(t)|g"]
+    expected = limit.coef_table("satterthwaite")
+    np.testing.assert_allclose(fit.coef_table("satterthwaite"), expected, rtol=LIMIT_RTOL)
 
 
 def test_variances_of_rows_by_the_random_terms():
