@@ -265,27 +265,34 @@ def _curve(path: Path, nodes: list[Node], lowest: float, ended: tuple[bool, bool
     u = np.array([n.u for n in nodes])
     zeta = np.array([_zeta(n, path, lowest) for n in nodes])
     slope = np.array([n.slope for n in nodes]) / (2 * zeta)
-    middle, centre = int((u < path.start).sum()), _at_centre(u - path.start, zeta, slope)
+    middle, centre = int((u < path.start).sum()), _at_centre(u - path.start, slope)
     u, zeta, slope = (np.insert(a, middle, v) for a, v in ((u, path.start), (zeta, 0.0), (slope, centre)))
-    return Curve(np.array([path.scale.back(x) for x in u]), zeta, u, slope, path.scale, ended)
+    return Curve(np.array([path.scale.back(x) for x in u]), zeta, u, _rising(u, zeta, slope), path.scale, ended)
 
 
 def _zeta(node: Node, path: Path, lowest: float) -> float:
     return float(np.sign(node.u - path.start) * np.sqrt(max(node.deviance - lowest, 0.0)))
 
 
-def _at_centre(distance: FloatArray, zeta: FloatArray, slope: FloatArray) -> float:
-    """dzeta/du at the estimate, 0/0 there: a polynomial through the two nearest nodes on each side, three on one.
-
-    Within 0 and three times the secants to its neighbours, where a cubic rises (Fritsch & Carlson 1980, SIAM J. Numer.
-    Anal. 17): nodes far from the estimate of a curve that bends say little about it.
-    """
+def _at_centre(distance: FloatArray, slope: FloatArray) -> float:
+    """dzeta/du at the estimate, 0/0 there: a polynomial through the two nearest nodes on each side, three on one."""
     near = np.argsort(np.abs(distance))[: 4 if (distance < 0).any() and (distance > 0).any() else 3]
     if not len(near):
         return np.nan
     size = np.abs(distance[near]).max()
-    centre = np.polyfit(distance[near] / size, slope[near], len(near) - 1)[-1]
-    return float(np.clip(centre, 0.0, 3.0 * (zeta / distance)[near].min()))
+    return float(np.polyfit(distance[near] / size, slope[near], len(near) - 1)[-1])
+
+
+def _rising(u: FloatArray, zeta: FloatArray, slope: FloatArray) -> FloatArray:
+    """Slopes within 0 and three times the secants to both neighbours, where a cubic rises.
+
+    Nodes far from each other on a curve that bends, or where zeta is hardly more than rounding, have others (Fritsch &
+    Carlson 1980, SIAM J. Numer. Anal. 17).
+    """
+    if len(u) < 2:
+        return slope
+    secant = np.diff(zeta) / np.diff(u)
+    return np.clip(slope, 0.0, 3.0 * np.maximum(np.minimum(np.append(secant, np.inf), np.append(np.inf, secant)), 0.0))
 
 
 def _side(path: Path, sign: int, lowest: float, cutoff: float, name: str) -> tuple[list[Node], bool]:
