@@ -320,6 +320,25 @@ def test_of_two_minima_the_lower_one(seed):
     assert fit.deviance == pytest.approx(values[0], rel=SAME_DEVIANCE)
 
 
+@pytest.mark.parametrize("seed", [191, 547, 600, 764])
+def test_of_two_minima_the_one_far_from_zero(seed):
+    """Few rows unlike the others, weights: the criterion rises from zero, to fall by units of deviance far from it."""
+    rng = np.random.default_rng(seed)
+    n = rng.integers(14, 30)
+    y = np.full(n, 3.0)
+    k = rng.integers(2, 6)
+    y[rng.choice(n, k, replace=False)] += rng.normal(size=k) * 3
+    table = pd.DataFrame({"y": (y + 0.05 * rng.normal(size=n)).round(2), "h": rng.integers(0, 4, n)})
+    table["g"] = rng.choice(6, n, p=rng.dirichlet(np.full(6, 0.6)))
+    table["w"] = np.exp(rng.normal(size=n)).round(2)
+    model = "y ~ 1 + (1 | h) + (1 | g)"
+    dense = slm.LinearMixedModel(model, table, weights="w", engine="dense")
+    grid = np.append(0.0, np.geomspace(0.1, 50.0, 24))
+    best = min(-2.0 * dense.loglik(theta) for theta in itertools.product(grid, grid))
+    fit = slm.lmm(model, table, weights="w")
+    assert fit.converged and fit.deviance <= best
+
+
 # --- closed forms ---------------------------------------------------------------------------------------
 
 
