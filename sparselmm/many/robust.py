@@ -1,8 +1,7 @@
 """A prior of residual variances that outlying ones do not move, and that does not move them.
 
 Phipson, Lee, Majewski, Alexander & Smyth (2016), "Robust hyperparameter estimation protects against hypervariable genes
-and improves power to detect differential expression", Ann. Appl. Stat. 10(2); the steps are those of limma's
-fitFDistRobustly.
+and improves power to detect differential expression", Ann. Appl. Stat. 10(2). The numbers are those of limma.
 """
 
 from collections.abc import Callable
