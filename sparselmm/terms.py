@@ -353,7 +353,7 @@ def _check_identified(term: RandomTerm, n: int, weighted: bool) -> None:
     if _effects_together(term) >= n and term.Q is None and not weighted:
         raise ModelError(
             f"{term.describe()} has {term.n_random} random effects for {n} observations: sigma cannot be told "
-            "apart from them. Drop a term or give weights that differ."
+            "apart from them. Drop a term or give weights that differ (to lmm_many: one a sample, for all responses)."
         )
 
 

@@ -217,6 +217,14 @@ def test_options_that_do_not_fit(options, message):
         slm.lmm_many(ONE, samples(), responses(), **options)
 
 
+def test_a_term_with_an_effect_a_row_says_which_weights_help():
+    """Weights that all responses share tell sigma from it, weights of each response do not."""
+    data, w = samples().assign(row=np.arange(500)), np.linspace(1, 3, 500)
+    with pytest.raises(slm.ModelError, match="to lmm_many: one a sample, for all responses"):
+        slm.lmm_many("~ age + (1 | row)", data, responses(), weights=np.tile(w, (12, 1)))
+    assert slm.lmm_many("~ age + (1 | row)", data, responses()[:, :2], weights=w).converged.all()
+
+
 def test_a_response_named_like_a_column_and_weights_by_name():
     data = samples().assign(w=1.0, y=3.0)
     assert_same(slm.lmm_many("y" + ONE, data, responses(), weights="w"), slm.lmm_many(ONE, samples(), responses()))
