@@ -43,8 +43,9 @@ class Satterthwaite:
         """2 (l'Vl)^2 / g'A g for each row l of L (c, p); infinite where the variances are known."""
         variance = np.einsum("cp,pq,cq->c", L, self.vcov, L, optimize=True)
         g = np.einsum("cp,kpq,cq->ck", L, self.slopes, L, optimize=True)
+        g = np.divide(g, variance[:, None], out=np.zeros_like(g), where=variance[:, None] > 0.0)  # in any unit
         spread = np.einsum("ck,kl,cl->c", g, self.cov, g, optimize=True)
-        return np.divide(2.0 * variance**2, spread, out=np.full(len(L), np.inf), where=spread > 0.0)
+        return np.divide(2.0, spread, out=np.full(len(L), np.inf), where=spread > 0.0)
 
     def f_test(self, L: FloatArray, difference: FloatArray) -> FTest:
         """F of uncorrelated contrasts; its degrees of freedom match their means (Fai & Cornelius 1996)."""

@@ -35,3 +35,16 @@ def test_kenward_roger_does_not_depend_on_the_units_of_a_slope(unit, origin):
     fits = [slm.lmm("y ~ x + (x | g)", table) for table in tables]
     expected, found = (fit.coef_table("kenward-roger").loc[rows, columns] for fit in fits)
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("unit", [1e-100, 1e100])
+def test_tests_of_a_coefficient_whose_square_is_near_the_end_of_the_range(unit):
+    """The square of its variance overflowed in Satterthwaite's degrees of freedom: a warning, and none of them."""
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"x": rng.normal(size=60), "g": rng.integers(0, 8, 60)})
+    table["y"] = table["x"] + rng.normal(size=60)
+    plain, scaled = (slm.lmm("y ~ x + (1 | g)", table.assign(x=table["x"] * c)) for c in (1.0, unit))
+    columns = ["df", "t", "p_value"]
+    np.testing.assert_allclose(scaled.coef_table()[columns], plain.coef_table()[columns], rtol=1e-5)  # two searches
+    np.testing.assert_allclose(scaled.test(np.eye(2)), plain.test(np.eye(2)), rtol=1e-5)
