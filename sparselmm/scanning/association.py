@@ -25,6 +25,8 @@ NO_VARIATION = "no variation"
 NO_GENOTYPE = "no genotype is known"
 TOO_FEW = "too few people with a genotype to estimate sigma"
 CONFOUNDED = "depends linearly on the fixed effects"
+PERFECT = "explains the response but for rounding"
+ROUNDING = 1e-12  # of y'P y: no more is left
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,7 +56,7 @@ def solvable(products: Products) -> BoolArray:
 def statistics(products: Products, ss: Numbers, df: Numbers, sigma2: float | None) -> Statistics:
     """Tests of a block; ss (k,) or a number: y'P y; df = n - p - c; sigma2: held at this value, None: estimated.
 
-    NaN where a marker depends on the fixed effects.
+    NaN where a marker depends on the fixed effects; all but beta where it leaves nothing for sigma.
     """
     k, c = products.score.shape
     ok = solvable(products)
@@ -62,7 +64,8 @@ def statistics(products: Products, ss: Numbers, df: Numbers, sigma2: float | Non
     inverse[ok] = np.linalg.inv(products.gram[ok])
     beta[ok] = np.einsum("kij,kj->ki", inverse[ok], products.score[ok])
     gain = np.einsum("ki,ki->k", beta, products.score)
-    variance = (np.broadcast_to(ss, k) - gain) / df if sigma2 is None else np.full(k, sigma2)
+    left = np.broadcast_to(ss, k) - gain
+    variance = np.where(left > ROUNDING * ss, left, np.nan) / df if sigma2 is None else np.full(k, sigma2)
     with np.errstate(invalid="ignore"):
         se = np.sqrt(variance[:, None] * np.einsum("kii->ki", inverse))
     free = np.broadcast_to(df, k) if sigma2 is None else np.full(k, np.inf)

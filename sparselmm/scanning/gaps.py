@@ -16,7 +16,7 @@ from .._typing import BoolArray, FloatArray
 from .projection import NullModel, Products
 
 LARGEST = 100_000_000  # numbers of [U, J], rows by columns: 0.8 GB
-RANK = 1e-10  # eigenvalues of J'P J below this part of the largest are zero
+RANK = 1e-10  # eigenvalues of J'P J, on the scale of J'V^-1 J, below this part of the largest are zero
 
 
 def products_without(null: NullModel, U: FloatArray, gone: BoolArray) -> tuple[Products, float, int]:
@@ -31,9 +31,10 @@ def products_without(null: NullModel, U: FloatArray, gone: BoolArray) -> tuple[P
     J = np.zeros((len(U), len(rows)))
     J[rows, np.arange(len(rows))] = 1.0
     gram, score, size = null.gram(np.hstack([U, J]))
-    values, vectors = np.linalg.eigh(gram[c:, c:])
+    scale = np.sqrt(size[c:])
+    values, vectors = np.linalg.eigh(gram[c:, c:] / np.outer(scale, scale))
     used = values > RANK * values[-1]
-    half = (vectors[:, used] / np.sqrt(values[used])).T
+    half = (vectors[:, used] / np.sqrt(values[used])).T / scale
     cross, alone = half @ gram[c:, :c], half @ score[c:]
     P = gram[:c, :c] - cross.T @ cross
     products = Products(P[None], (score[:c] - cross.T @ alone)[None], size[None, :c])

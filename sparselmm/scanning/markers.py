@@ -74,14 +74,9 @@ def open_markers(genotypes: Any, samples: Any = None, markers: Any = None) -> Ma
     if hasattr(genotypes, "to_pandas") and hasattr(genotypes, "columns"):
         genotypes = genotypes.to_pandas()
     if isinstance(genotypes, pd.DataFrame):
-        odd = [c for c, kind in genotypes.dtypes.items() if kind.kind not in "biuf"]
-        if odd:
-            raise DataError(f"{len(odd)} columns of the genotypes hold no numbers, the first is {odd[0]!r}")
-        if index is None and not isinstance(genotypes.index, pd.RangeIndex):
+        if index is None and not genotypes.index.equals(pd.RangeIndex(len(genotypes))):
             index = genotypes.index
-        nullable = any(pd.api.types.is_extension_array_dtype(kind) for kind in genotypes.dtypes)
-        values = genotypes.to_numpy(dtype=np.float64, na_value=np.nan) if nullable else genotypes.to_numpy()
-        return Table(values, index, genotypes.columns if markers is None else markers)
+        return Table(_numbers(genotypes), index, genotypes.columns if markers is None else markers)
     if isinstance(genotypes, np.ndarray) or sp.issparse(genotypes):
         return Table(sp.csc_array(genotypes) if sp.issparse(genotypes) else genotypes, index, markers)
     if isinstance(genotypes, Iterable) and not isinstance(genotypes, Mapping) and not hasattr(genotypes, "shape"):
@@ -90,6 +85,16 @@ def open_markers(genotypes: Any, samples: Any = None, markers: Any = None) -> Ma
         "genotypes are a path, a DataFrame, an array, a sparse matrix or an iterator of blocks, not "
         f"{type(genotypes).__name__}: give other arrays in blocks, ((ids[i:j], np.asarray(G[:, i:j])) for ...)"
     )
+
+
+def _numbers(table: pd.DataFrame) -> AnyArray:
+    """(samples, markers), NaN where a nullable column has no value. Errors: DataError for columns of something else."""
+    odd = [column for column, kind in table.dtypes.items() if kind.kind not in "biuf"]
+    if odd:
+        raise DataError(f"{len(odd)} columns of the genotypes hold no numbers, the first is {odd[0]!r}")
+    nullable = any(pd.api.types.is_extension_array_dtype(kind) for kind in table.dtypes)
+    flags = {kind.kind == "b" for kind in table.dtypes}
+    return table.to_numpy(dtype=np.float64, na_value=np.nan) if nullable or len(flags) > 1 else table.to_numpy()
 
 
 def marker_info(markers: Any, count: int) -> pd.DataFrame:

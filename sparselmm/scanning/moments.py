@@ -11,6 +11,8 @@ from .association import NO_GENOTYPE, NO_VARIATION
 from .markers import check_codes, check_floats, check_gap
 
 INFINITE = "infinite values"
+SMALLEST, LARGEST = 1e-100, 1e100  # whose squares are numbers
+EXTREME = f"values beyond {LARGEST:g}, or that differ by less than {SMALLEST:g}: give other units"
 SPREAD = 1e-12  # of a marker's largest value: what varies by less is a constant and rounding
 
 
@@ -38,9 +40,10 @@ def moments(raw: AnyArray, people: IntArray, centred: bool) -> Moments:
         parallel(marker_moments, bounds, raw, people, known, first, total, low, high)
         shift = total / np.maximum(known, 1)
         mean, constant = first + shift, high - low <= SPREAD * np.maximum(np.abs(low), np.abs(high))
+        extreme = (high - low < SMALLEST) | (np.maximum(-low, high) > LARGEST)
     (check_codes if raw.dtype == np.int8 else check_floats)(low, high)
     check_gap(raw, people, low, high)
-    reason = np.where(constant, NO_VARIATION, "").astype(object)
+    reason = np.where(constant, NO_VARIATION, np.where(extreme, EXTREME, "")).astype(object)
     reason[known == 0] = NO_GENOTYPE
     reason[(known > 0) & (np.isinf(low) | np.isinf(high))] = INFINITE
     tested = reason == ""

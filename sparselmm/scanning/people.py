@@ -1,6 +1,5 @@
 """Which sample of the genotypes each row of a model belongs to, and covariates of interactions over its rows."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +8,7 @@ import pandas as pd
 
 from .._errors import DataError, ModelError
 from .._typing import FloatArray, IntArray
+from ..formula import build_spec
 from ..formula.table import open_table
 from ..results import Fit
 from ..terms import ROUNDING, ModelSpec
@@ -78,31 +78,27 @@ def _labels(fit: Fit, sample: Any) -> Any:
 
 def _column_of(data: Any, fit: Fit, sample: Any) -> pd.Index:
     """A column of the table that the model was fitted to, in the rows that it used."""
-    table, spec = open_table(data), fit.spec
+    table, coding = open_table(data), fit.spec.encoding
+    if coding is None:
+        raise ModelError(f"data= is for models from formulas; give the ids of the {fit.nobs} rows as sample=")
     if not isinstance(sample, str) or sample not in table.columns:
         raise ModelError(f"sample={sample!r} with data=: a column of data is needed; it has {', '.join(table.columns)}")
-    coding = spec.encoding
-    texts = (
-        spec.formula,
-        spec.response,
-        getattr(coding, "weights_column", None),
-        getattr(coding, "offset_column", None),
-    )
-    names = {name for text in texts for name in re.findall(r"\w+", text or "")} & set(table.columns)
+    names = {*coding.categories, coding.weights_column, coding.offset_column} & set(table.columns)
     keep = ~np.any([pd.isna(table.get_column(name).to_pandas()) for name in sorted(names)], axis=0)
-    if keep.sum() != fit.nobs or not _is_table_of(spec, table.filter(keep.tolist())):
+    if keep.sum() != fit.nobs or not _is_table_of(fit.spec, table.filter(keep.tolist())):
         raise DataError(
-            f"data: {keep.sum()} of {len(table)} rows have all that the formula names, while the model has {fit.nobs} "
-            "rows, or others; give the table of the fit, or the ids of the rows that it used as sample="
+            f"data: {keep.sum()} of {len(table)} rows have all that the model reads, which has {fit.nobs}, these or "
+            "others; give the table of the fit as it was, or the ids of the rows that it used as sample="
         )
     return pd.Index(table.get_column(sample).to_pandas()[keep])
 
 
 def _is_table_of(spec: ModelSpec, table: Any) -> bool:
-    """Whether the rows have the fixed effects of the model, where it came from a formula."""
-    if spec.encoding is None or not spec.design.shape[1]:
-        return True
-    return bool(abs(spec.encoding.fixed(table) - spec.design).max() <= ROUNDING * (1.0 + abs(spec.design).max()))
+    """Whether its rows have the response and the fixed effects of the model, in this order."""
+    response, coding = str(spec.formula).partition("~")[0], spec.encoding
+    y = build_spec(f"{response} ~ 1", table, context=coding.context).y
+    pairs = [(y[:, None], spec.y[:, None]), (coding.fixed(table), spec.design)]
+    return all(abs(a - b).max() <= ROUNDING * (1.0 + abs(b).max()) for a, b in pairs if b.shape[1])
 
 
 def _check_unique(samples: pd.Index) -> None:

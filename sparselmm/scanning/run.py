@@ -13,7 +13,7 @@ from .._typing import AnyArray, FloatArray
 from ..kernels.families import mark_missing
 from ..mapping import map_blocks
 from ..results import Fit
-from .association import CONFOUNDED, TESTS, TOO_FEW, Statistics, statistics
+from .association import CONFOUNDED, PERFECT, TESTS, TOO_FEW, Statistics, statistics
 from .gaps import products_without
 from .markers import MarkerBlock, MarkerSource, open_markers
 from .moments import Moments, moments
@@ -106,7 +106,7 @@ def _all_tables(
     checksums: dict[int, str] = {}
 
     def unfinished() -> Iterator[tuple[list[str], tuple[int, MarkerBlock]]]:
-        for number, part in enumerate(blocks):
+        for number, part in enumerate(block for block in blocks if len(block.raw)):
             names = part.info["marker"].tolist()
             table = None
             if store is not None:
@@ -256,7 +256,8 @@ class _Null:
         out = [found.beta, found.se, found.p_effect]
         for array in (*out, found.statistic, found.p, found.minus_log10_p):
             array[reason != ""] = np.nan
-        reason[(reason == "") & np.isnan(found.p)] = CONFOUNDED
+        untold = (reason == "") & np.isnan(found.p)
+        reason[untold] = np.where(np.isnan(found.beta[untold]).any(axis=1), CONFOUNDED, PERFECT)
         columns = {"n": known, "mean": np.where(known > 0, of.mean, np.nan), **self._effects(*out)}
         columns |= {"statistic": found.statistic, "p_value": found.p, "minus_log10_p": found.minus_log10_p}
         columns["reason"] = reason

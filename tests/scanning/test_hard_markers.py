@@ -62,6 +62,37 @@ def test_too_few_people_for_sigma():
         slm.scan(few, np.array([[0], [1], [1]]))
 
 
+@pytest.mark.parametrize("missing", ["mean", "drop"])
+def test_a_marker_that_explains_all_of_the_response(missing):
+    """It used to be said to depend on the fixed effects, or to have a t value of rounding errors."""
+    rng = np.random.default_rng(4)
+    G = rng.binomial(2, 0.5, (30, 12)).astype(float)
+    x = rng.normal(size=30)
+    fit = slm.lmm("y ~ x", pd.DataFrame({"x": x, "y": x + 2.0 * G[:, 0]}))
+    G[3, 1:] = np.nan
+    G = np.column_stack([G, G[:, :1] @ np.array([[2.0, -0.1, 7.0]]) + x[:, None]])
+    if missing == "drop":
+        G[7, [0, 12]] = np.nan
+    reason = slm.scan(fit, G, missing=missing).table.reason
+    assert (reason[[0, 12, 13, 14]] == "explains the response but for rounding").all()
+    assert (reason[1:12] == "").all()
+
+
+def test_rows_of_very_different_weights_that_are_left_out():
+    """Rows of small weight used to stay in, and a degree of freedom each: 1 % of the standard error here."""
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"x": rng.normal(size=60), "y": rng.normal(size=60), "w": 10.0 ** rng.uniform(-7, 7, 60)})
+    g = rng.binomial(2, 0.4, 60).astype(float)
+    g[rng.random(60) < 0.3] = np.nan
+    rows = ~np.isnan(g)
+    row = slm.scan(slm.lmm("y ~ x", data, weights="w"), g[:, None], missing="drop").table.iloc[0]
+    y, design, V = data.y.to_numpy()[rows], np.column_stack([np.ones(60), data.x, g])[rows], np.diag(1.0 / data.w[rows])
+    beta, cov = naive.gls(y, design, V)
+    sigma = naive.profile_sigma(y, design, V, True)
+    assert row.effect == pytest.approx(beta[2], rel=EXACT_RTOL)
+    assert row.se == pytest.approx(sigma * np.sqrt(cov[2, 2]), rel=EXACT_RTOL)
+
+
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("missing", ["mean", "drop"])
 @pytest.mark.parametrize("test", ["wald", "score"])

@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse as sp
 
 import sparselmm as slm
+from sparselmm.scanning import projection
 from sparselmm.scanning.markers import open_markers
 from tests import naive
 from tests.scanning.simulated import study
@@ -79,9 +80,33 @@ def test_masked_and_nullable_genotypes_are_missing(made, null):
     pd.testing.assert_frame_equal(slm.scan(null, made.frame.astype("Int64"), sample="id").table, frame, rtol=SAME_RTOL)
 
 
-def test_values_that_overflow_have_a_reason(made, null):
-    table = slm.scan(null, made.frame * 1e200, sample="id").table
-    assert table.p_value.isna().all() and (table.reason != "").all()
+def test_flags_beside_counts(made, null):
+    frame = made.frame.assign(carrier=made.genotypes[:, 0] > 0)
+    table = slm.scan(null, frame, sample="id").table
+    alone = slm.scan(null, frame[["carrier"]], sample="id").table
+    pd.testing.assert_frame_equal(table.iloc[14:].reset_index(drop=True), alone, rtol=SAME_RTOL)
+    pd.testing.assert_frame_equal(table[:14], slm.scan(null, made.frame, sample="id").table, rtol=SAME_RTOL)
+
+
+@pytest.mark.parametrize("limit", [32, 0])
+def test_blocks_without_markers(made, null, monkeypatch, limit):
+    """As an iterator has them that leaves out rare markers."""
+    monkeypatch.setattr(projection, "LARGEST_FAMILY", limit)
+    names = list(made.frame.columns)
+    parts = [(names[a:b], made.genotypes[:, a:b]) for a, b in ((0, 0), (0, 5), (5, 5), (5, 14), (14, 14))]
+    table = slm.scan(null, iter(parts), samples=made.ids, sample="id").table
+    pd.testing.assert_frame_equal(table, slm.scan(null, made.frame, sample="id").table, rtol=SAME_RTOL)
+    with pytest.raises(slm.DataError, match="the genotypes have no markers"):
+        slm.scan(null, iter(parts[:1]), samples=made.ids, sample="id")
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-160])
+def test_values_whose_squares_are_no_numbers_have_a_reason(made, null, scale):
+    table = slm.scan(null, made.frame * scale, sample="id").table
+    assert table.p_value.isna().all()
+    extreme = "values beyond 1e+100, or that differ by less than 1e-100: give other units"
+    expected = {4: "no variation", 5: "no genotype is known"}
+    assert table.reason.tolist() == [expected.get(j, extreme) for j in range(14)]
 
 
 def test_a_bar_shows_progress(made, null, capsys):

@@ -284,6 +284,39 @@ def test_samples_by_a_column_of_the_table(made, reader):
             slm.scan(fit, made.frame, sample="who", data=other)
 
 
+def test_the_table_of_the_fit_is_known_by_its_response(made):
+    """Rows in another order used to get other people's genotypes where the fixed part is an intercept."""
+    table = made.data.assign(y=np.exp(made.data.y))
+    fit = slm.lmm("log(y) ~ 1 + (1 | centre)", table)
+    by_label = slm.scan(fit, made.frame, sample=table.id).table
+    by_column = slm.scan(fit, made.frame, sample="id", data=table).table
+    pd.testing.assert_frame_equal(by_column, by_label, check_exact=True)
+    with pytest.raises(slm.DataError, match="150 of 150 rows .* the table of the fit as it was"):
+        slm.scan(fit, made.frame, sample="id", data=table.sort_values("id"))
+    arrays = slm.LinearMixedModel.from_arrays(made.data.y, np.ones((150, 1)), []).fit()
+    with pytest.raises(slm.ModelError, match="data= is for models from formulas; give the ids of the 150 rows"):
+        slm.scan(arrays, made.frame, sample="id", data=made.data)
+
+
+@pytest.mark.parametrize("index", [range(1, 76), range(0, 150, 2), range(74, -1, -1)])
+def test_whole_numbers_of_a_table_are_ids(made, index):
+    """An index that pandas keeps as a range was taken for no index at all: everybody got a neighbour's genotype."""
+    label = np.asarray(index)[people(made.data)]
+    some = np.isin(label, np.asarray(index)[:74]) & (label < 74)  # whose labels are places too
+    fit = slm.lmm("y ~ x + (1 | centre)", made.data[some])
+    expected = slm.scan(fit, made.frame, sample=made.data.id[some]).table
+    table = slm.scan(fit, pd.DataFrame(made.genotypes, index=index, columns=made.frame.columns), sample=label[some])
+    pd.testing.assert_frame_equal(table.table, expected, check_exact=True)
+
+
+def test_rows_without_the_time_of_a_residual_are_left_out_of_the_column(made):
+    table = made.data.assign(when=np.random.default_rng(0).permutation(150).astype(float))
+    table.loc[[2, 9], "when"] = np.nan
+    fit = slm.lmm("y ~ x", table, residual="ou(when | centre)")
+    by_label = slm.scan(fit, made.frame, sample=table.id.drop(index=[2, 9])).table
+    pd.testing.assert_frame_equal(slm.scan(fit, made.frame, sample="id", data=table).table, by_label, check_exact=True)
+
+
 def test_only_hits_are_reestimated():
     made = study(effect=1.0, gaps=0.0)
     fit = slm.lmm("y ~ x + (1 | id)", made.data)
