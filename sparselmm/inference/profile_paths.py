@@ -12,13 +12,14 @@ import numpy as np
 import scipy.sparse as sp
 
 from .._errors import EngineError, ModelError
-from .._typing import FloatArray
-from ..charts import SIGMA, Chart, make_chart
+from .._typing import FloatArray, IntArray
+from ..charts import SIGMA, Chart, RelativeChart, make_chart
 from ..dense import DenseLikelihood
 from ..equations import cross_products
 from ..fitting import Estimate, estimate
 from ..likelihood import Likelihood
 from ..optimize import Options, minimise
+from ..parameters import Parameters
 from .refit import Responses, of_same_pattern
 
 AnyLikelihood = Likelihood | DenseLikelihood
@@ -26,6 +27,7 @@ SEARCH = Options(tolerance=1e-4, fallback=False)  # in standard errors: the devi
 STEP = 1e-5  # of differences through the chart, of a coordinate of order one
 FAR = 15.0  # of a logarithm, or an arctanh, from the estimate: beyond that the deviance will not change any more
 FAR_DOWN = 7.0  # of log sigma from that without random effects: 1e-6 of the variance is left, as good as none
+FARTHEST_RATIO = FAR_DOWN  # of the log ratio of two residual deviations: beyond it the criterion cancels, without end
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,27 +113,51 @@ class _Point:
 
 
 def _search(
-    likelihood: AnyLikelihood, held: Mapping[str, float], chart: Chart, x: FloatArray, unit: float, reml: bool
+    likelihood: AnyLikelihood, base: Estimate, held: Mapping[str, float], chart: Chart, x: FloatArray, unit: float
 ) -> FloatArray:
-    """The minimiser from x (size,); by a whole search of its own where the quick one stops short.
+    """The minimiser from x (size,) by the criterion of `base`, the fit; where the quick search stops short, by a whole
+    one, but not beside ratios: it has no end where a random term takes all variance of a stratum.
 
-    Where a series can take all of the variance, sigma goes down to FAR_DOWN of `unit` and no further.
+    Where a series can take all of the variance, sigma goes down to FAR_DOWN of `unit` and no further, and a ratio to
+    FARTHEST_RATIO.
     """
     if not chart.size:
         return x
     low, high = chart.bounds()
     if held and SIGMA not in held:
         low[-1] = np.log(unit) - FAR_DOWN
+    ratios, *ends = _ratios(likelihood.parameters, held, base.evaluation.theta)
+    low[ratios], high[ratios] = ends
     optimum = minimise(
-        lambda x: _Point(likelihood, chart, x, reml),
+        lambda x: _Point(likelihood, chart, x, base.reml),
         x,
         replace(SEARCH, radius=max(1.0, 0.7 * float(np.linalg.norm(x)))),
         bounds=(low, high),
     )
-    if optimum.converged:
+    if optimum.converged or len(ratios):
         return optimum.x
-    found = estimate(likelihood, reml=reml, held=held, start=chart.model(optimum.x)[0]).optimum
-    return optimum.x if found is None or found.value > optimum.value else found.x
+    whole = estimate(likelihood, reml=base.reml, held=held, start=chart.model(optimum.x)[0])
+    found = whole.optimum
+    if found is None or found.value > optimum.value:
+        return optimum.x
+    relative = isinstance(whole.chart, RelativeChart)
+    return chart.coordinates(whole.evaluation.theta, whole.evaluation.sigma) if relative else found.x
+
+
+def _ratios(
+    parameters: Parameters, held: Mapping[str, float], theta: FloatArray
+) -> tuple[IntArray, FloatArray, FloatArray]:
+    """Coordinates of `make_chart` that are ratios of residual deviations, (c,), and their ends around those of theta.
+
+    They are logarithms, but where another parameter of the residual is held.
+    """
+    free = [i for i, name in enumerate(parameters.natural_names) if name not in held]
+    at = np.array([k for k, i in enumerate(free) if parameters.names[i].startswith("log_ratio_")], dtype=np.int64)
+    own = theta[np.array(free, dtype=np.int64)[at]]
+    low, high = np.minimum(own, -FARTHEST_RATIO), np.maximum(own, FARTHEST_RATIO)
+    if any(name in held for name in parameters.natural_names[parameters.residual_slice]):
+        return at, np.exp(low), np.exp(high)
+    return at, low, high
 
 
 class VariancePath:
@@ -161,7 +187,7 @@ class VariancePath:
     def solve(self, u: float, x: FloatArray) -> Node | None:
         try:
             chart = self._chart(u)
-            best = _search(self._likelihood, self._held(u), chart, x, self._unit, self._base.reml)
+            best = _search(self._likelihood, self._base, self._held(u), chart, x, self._unit)
             value = _Point(self._likelihood, chart, best, self._base.reml).value
             if value > self._highest:
                 return Node(u, self._highest, 0.0, best)
@@ -227,6 +253,8 @@ def _bounded(likelihood: AnyLikelihood, name: str, value: float, unit: float) ->
     else:
         i = parameters.natural_names.index(name)
         low, high = (float(ends[i]) for ends in parameters.bounds())
+        if parameters.names[i].startswith("log_ratio_"):
+            low, high = min(-FARTHEST_RATIO, u), max(FARTHEST_RATIO, u)
     if np.isfinite(u):
         low, high = max(low, u - FAR), min(high, u + FAR)
     return replace(scale, low=low, high=high)
@@ -273,7 +301,7 @@ class CoefficientPath:
         try:
             offset = self._offset + u * self._column
             rest = self._rest.likelihood(self._full.spec.y, offset)
-            best = _search(rest, self._base.held, self._chart, x, self._unit, False)
+            best = _search(rest, self._base, self._base.held, self._chart, x, self._unit)
             theta, sigma = self._chart.model(best)
             found = rest(theta, reml=False, sigma=sigma)
             b, c = self._full(theta, reml=False).beta[self._at], self._unscaled(theta)

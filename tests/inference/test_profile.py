@@ -371,3 +371,23 @@ def test_where_nothing_is_free_there_are_no_curves():
     held = {"sd_Intercept|Subject": 30.0, "sigma": 25.0}
     profile = slm.lmm("Reaction ~ Days + (1 | Subject)", load_dataset("sleepstudy"), fixed=held).profile("varpar")
     assert list(profile.table) == ["parameter", "value", "zeta"] and profile.table.empty and profile.confint().empty
+
+
+@pytest.mark.filterwarnings("ignore:the fit did not converge")
+@pytest.mark.parametrize("seed", [0, 3, 8])
+def test_a_path_along_which_a_stratum_loses_its_variance(seed):
+    """The criterion cancels without end there: it seemed 1 to 122 below that of the fit, which was an error.
+
+    With the correlation held at the end of its interval the dense deviance is 3.84 above the lowest one; its own search
+    stops short on the same way, by 1e-4 of it.
+    """
+    rng = np.random.default_rng(seed)
+    t, g = np.tile(np.arange(5), 14), np.repeat(np.arange(14), 5)
+    y = 0.3 * t + rng.normal(size=14)[g] + 0.5 * np.cumsum(rng.normal(size=70)) + 0.5 * rng.normal(size=70)
+    table, formula = pd.DataFrame({"y": y, "t": t, "g": g, "arm": g % 3}), "y ~ t + ar1(0 + t | g)"
+    fit = slm.lmm(formula, table, reml=False, residual="varident(arm)")
+    ends = fit.confint("profile", which=["rho_ar1(t)|g", "sigma"])
+    assert ends.loc["sigma", "lower"] == 0.0
+    held = {"rho_ar1(t)|g": ends.loc["rho_ar1(t)|g", "lower"]}
+    dense = slm.lmm(formula, table, reml=False, residual="varident(arm)", fixed=held, engine="dense")
+    assert dense.deviance - fit.deviance == pytest.approx(norm.ppf(0.975) ** 2, rel=1e-4)
