@@ -127,10 +127,14 @@ class Encoding:
         return code_new_rows(self.strata.levels, parts)
 
     def weights(self, newdata: Any) -> FloatArray:
-        """Weights of the rows (n,). DataError where they were given as an array."""
+        """Weights of the rows (n,). DataError where they were given as an array, or are not positive."""
         if self.weights_column is None:
             raise DataError("weights= was an array, which new rows do not have: fit with weights= the name of a column")
-        return numeric_column(open_table(newdata), self.weights_column, "weights")
+        out = numeric_column(open_table(newdata), self.weights_column, "weights")
+        if (out <= 0.0).any():
+            bad = int((out <= 0.0).sum())
+            raise DataError(f"weights must be positive: {bad} of {len(out)} new rows have others, as {np.nanmin(out):g}")
+        return out
 
     def offset(self, newdata: Any) -> FloatArray:
         """Sum of the offsets of the rows of `newdata`, shape (n,); NaN in a row that lacks a value."""

@@ -63,8 +63,8 @@ class ResidualFacts:
         stratum = encoding.stratum(newdata)
         if (stratum < 0).any():
             raise DataError(
-                f"residual {self.label}: {int((stratum < 0).sum())} of {len(stratum)} rows are of a stratum that "
-                "was not in the data of the fit, so that their residual variance is not known"
+                f"residual {self.label}: {int((stratum < 0).sum())} of {len(stratum)} rows are of no stratum "
+                "that was in the data of the fit, so that their residual variance is not known"
             )
         return out * np.array(self.ratios)[stratum]
 

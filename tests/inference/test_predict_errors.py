@@ -329,12 +329,15 @@ def test_residual_variances_that_are_not_known():
     assert np.isfinite(fit.predict(interval="prediction")).all(axis=None)
     with pytest.raises(slm.DataError, match="fit with weights= the name of a column"):
         fit.predict(table, interval="prediction")
+    named = slm.lmm("y ~ x + (1 | g)", table.assign(w=weights), weights="w")
+    with pytest.raises(slm.DataError, match="weights must be positive: 2 of 3 new rows have others, as -1"):
+        named.predict(table.head(3).assign(w=[0.0, 1.0, -1.0]), interval="prediction")
     serial = slm.lmm("y ~ x + (1 | g)", table, residual="ar1(t | g)")
     assert np.isfinite(serial.predict(table, interval="confidence")).all(axis=None)
     with pytest.raises(slm.ModelError, match="is correlated with those of the data"):
         serial.predict(table, interval="prediction")
     strata = slm.lmm("y ~ x", table.assign(h=table.g == "s0"), residual="varident(g)")
-    with pytest.raises(slm.DataError, match="1 of 2 rows are of a stratum"):
+    with pytest.raises(slm.DataError, match="1 of 2 rows are of no stratum that was in the data"):
         strata.predict(pd.DataFrame({"x": 1.0, "g": ["s0", "no"]}), interval="prediction")
 
 
