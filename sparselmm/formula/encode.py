@@ -132,8 +132,8 @@ class Encoding:
             raise DataError("weights= was an array, which new rows do not have: fit with weights= the name of a column")
         out = numeric_column(open_table(newdata), self.weights_column, "weights")
         if (out <= 0.0).any():
-            bad = int((out <= 0.0).sum())
-            raise DataError(f"weights must be positive: {bad} of {len(out)} new rows have others, as {np.nanmin(out):g}")
+            bad, least = int((out <= 0.0).sum()), np.nanmin(out)
+            raise DataError(f"weights must be positive: {bad} of {len(out)} new rows have others, as {least:g}")
         return out
 
     def offset(self, newdata: Any) -> FloatArray:
