@@ -82,7 +82,7 @@ class Bootstrap:
         (1997), Bootstrap Methods and their Application, section 5.2.
         Errors: ModelError for "bca" where effects were kept: the replicates are then not those of the likelihood.
         """
-        check_kind(kind)
+        check_kind(kind, self.effects if self.fit is not None else None)
         check_level(level)
         tail = 0.5 - 0.5 * level
         if kind == "normal":
@@ -101,10 +101,7 @@ class Bootstrap:
             return lambda name, x, tails: _accelerated(_bias(x, self.estimates[name], str(name)), 0.0, tails)
         if kind != "bca":
             return lambda name, x, tails: tails
-        if self.fit is None or self.effects != "new":
-            raise ModelError(
-                f"kind='bca' needs the fit, and replicates of effects='new', not {self.effects!r}: use 'bc'"
-            )
+        assert self.fit is not None
         from .acceleration import acceleration
 
         a, coefficients = acceleration(self.fit), self.fit.fixef.index
@@ -116,10 +113,12 @@ class Bootstrap:
         return adjusted
 
 
-def check_kind(kind: Any) -> str:
-    """kind; ModelError where it is none of KINDS."""
+def check_kind(kind: Any, effects: str | None) -> str:
+    """kind; ModelError where it is none of KINDS, or replicates of these effects (None: of no fit) do not have it."""
     if kind not in KINDS:
         raise ModelError(f"kind={kind!r}: one of {', '.join(map(repr, KINDS))}")
+    if kind == "bca" and effects != "new":
+        raise ModelError(f"kind='bca' needs the fit, and replicates of effects='new', not {effects!r}: use 'bc'")
     return str(kind)
 
 

@@ -43,7 +43,7 @@ def confint(
         return profile(fit, which, level=level, **options).confint(level)
     names = free_names(fit, which)
     if method == "boot":
-        kind = check_kind(options.pop("kind", "percentile"))
+        kind = check_kind(options.pop("kind", "percentile"), options.get("effects", "new"))
         return bootstrap(fit, **options).confint(level, kind).loc[names]
     return wald(fit, level).loc[names]
 

@@ -35,8 +35,8 @@ def likelihood_ratios(
     """
     check_count(n, "n")
     check_count(workers, "workers")
-    deviances = pd.Series([small.deviance, large.deviance], ["deviance", "deviance of the larger model"])
-    store = Store.open(file, Header.of(small, deviances, "new", seed))
+    estimates = pd.concat([small.fixef, small.varpar, large.fixef, large.varpar])
+    store = Store.open(file, Header.of(small, estimates, "new", seed))
     if workers > 1:
         small, large = portable(small), portable(large)
     found = replicates(partial(Ratios, small, large, store.seed), store, n, workers, progress)

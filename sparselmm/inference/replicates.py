@@ -29,7 +29,7 @@ class Replicate:
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What replicates belong to. seed: None where any will do."""
+    """What replicates belong to. estimates: the last one is sigma. seed: None where any will do."""
 
     names: tuple[str, ...]
     estimates: tuple[float, ...]
@@ -43,7 +43,8 @@ class Header:
     @classmethod
     def of(cls, fit: "Fit", estimates: pd.Series, effects: str, seed: Any) -> "Header":
         """Errors: ModelError for a seed that is no whole number."""
-        if seed is not None and (not isinstance(seed, (int, np.integer)) or seed < 0):
+        whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
+        if seed is not None and not (whole and seed >= 0):
             raise ModelError(f"seed={seed!r}: a whole number from 0 on, or None")
         seed = None if seed is None else int(seed)
         return cls(tuple(estimates.index), tuple(estimates.tolist()), fit.nobs, fit.reml, effects, seed)
@@ -69,7 +70,8 @@ class Header:
                     f"{path} has replicates of another fit: {key} is {getattr(other, key)} there and "
                     f"{getattr(self, key)} here; give another file="
                 )
-        if not np.allclose(self.estimates, other.estimates, rtol=SAME_FIT, atol=SAME_FIT, equal_nan=True):
+        near = SAME_FIT * self.estimates[-1]  # in units of sigma, whatever those of the response are
+        if not np.allclose(self.estimates, other.estimates, rtol=SAME_FIT, atol=near, equal_nan=True):
             raise DataError(f"{path} has replicates of a fit with other estimates; give another file=")
         if self.seed is not None and self.seed != other.seed:
             raise DataError(f"{path} was begun with seed={other.seed}, not {self.seed}; leave seed= out to continue it")
@@ -92,13 +94,14 @@ class Store:
             if path is not None:
                 _begin(path, _line(asdict(header) | {"seed": fresh}))
             return cls(fresh, path=path)
-        first, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True) or [""]
+        text = _read(path)
+        first, *lines = text.splitlines(keepends=True) or [""]
         found = Header.read(first, path)
         header.check(found, path)
         whole = [line for line in lines if line.endswith("\n")]
         done = [_replicate(line, number, path) for number, line in enumerate(whole, 2)]
-        if len(whole) < len(lines):
-            path.write_text("".join([first, *whole]), encoding="utf-8")
+        if not text.endswith("\n"):
+            path.write_text("".join([first.rstrip("\n") + "\n", *whole]), encoding="utf-8")
         assert found.seed is not None
         return cls(found.seed, {r.i: r for r in done}, path)
 
@@ -122,6 +125,13 @@ def _begin(path: Path, line: str) -> None:
         path.write_text(line, encoding="utf-8")
     except OSError as error:
         raise DataError(f"replicates cannot be written to {path}: {error}") from error
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"replicates cannot be read from {path}: {error}; give another file=") from error
 
 
 def _line(record: dict[str, Any]) -> str:

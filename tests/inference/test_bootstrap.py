@@ -9,6 +9,7 @@ from scipy.stats import norm
 
 import sparselmm as slm
 from sparselmm.datasets import load_dataset
+from sparselmm.inference import confint
 from sparselmm.inference.bootstrap import Bootstrap
 from tests.problems import PROBLEMS
 
@@ -74,6 +75,36 @@ def test_files_that_do_not_belong_here_are_refused(fit, tmp_path, change, messag
         fit.bootstrap(1, seed=3 if "begun" in message else None, file=path)
 
 
+@pytest.mark.parametrize("unit", [1.0, 1e-9])
+def test_another_response_is_refused_in_any_unit(tmp_path, unit):
+    """Estimates of 1e-9 were all the same, and replicates of one response went on as those of another."""
+    table = load_dataset("Dyestuff").assign(other=lambda t: unit * t.Yield[::-1].to_numpy() ** 1.1)
+    table["Yield"] = unit * table.Yield
+    path = tmp_path / "replicates.jsonl"
+    slm.lmm("Yield ~ 1 + (1 | Batch)", table).bootstrap(2, seed=1, file=path)
+    with pytest.raises(slm.DataError, match="a fit with other estimates"):
+        slm.lmm("other ~ 1 + (1 | Batch)", table).bootstrap(3, file=path)
+
+
+def test_a_header_without_its_end_of_line(fit, few, tmp_path):
+    path = tmp_path / "replicates.jsonl"
+    fit.bootstrap(1, seed=11, file=path)
+    path.write_text(path.read_text().splitlines()[0])
+    fit.bootstrap(2, file=path)
+    pd.testing.assert_frame_equal(fit.bootstrap(4, file=path).replicates, few.replicates, check_exact=True)
+
+
+def test_a_file_that_cannot_be_read(fit, tmp_path):
+    with pytest.raises(slm.DataError, match="replicates cannot be read from"):
+        fit.bootstrap(1, file=tmp_path)
+
+
+def test_bca_of_effects_that_stay_is_refused_before_the_fits(fit, monkeypatch):
+    monkeypatch.setattr(confint, "bootstrap", None)
+    with pytest.raises(slm.ModelError, match="kind='bca' needs the fit, and replicates of effects='new'"):
+        fit.confint("boot", kind="bca", effects="fitted")
+
+
 def test_the_standard_error_is_that_of_theory():
     """Balanced one-way layout: beta is the mean, of variance (tau^2 + sigma^2/5)/6."""
     fit = slm.lmm("Yield ~ 1 + (1 | Batch)", load_dataset("Dyestuff"))
@@ -125,6 +156,7 @@ def test_progress_is_shown(fit, capsys):
         ({"workers": 0}, "workers = 0"),
         ({"seed": "a"}, "seed='a'"),
         ({"seed": -1}, "seed=-1"),
+        ({"seed": True}, "seed=True"),
         ({"effects": "none"}, "one of 'new', 'fitted'"),
     ],
 )
