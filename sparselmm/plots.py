@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from scipy import stats
 
@@ -60,6 +61,8 @@ def manhattan(scan: "Scan", trait: str | None = None, threshold: float | None = 
     threshold: a p-value at which a line stands, None for none. trait: of `scan.traits`, the only one if None.
     Markers without a position stand at the end of their chromosome.
     """
+    if threshold is not None and not 0.0 < threshold <= 1.0:
+        raise ModelError(f"threshold={threshold!r}: a p-value above 0 and up to 1, or None")
     table = scan.of(trait)
     ax = _axes((9.0, 3.6)) if ax is None else ax
     chromosome = table["chromosome"].astype(str).to_numpy() if "chromosome" in table else np.full(len(table), "")
@@ -90,7 +93,7 @@ def _in_turn(chromosome: Any) -> list[str]:
 def _places(table: Any, rows: Any) -> FloatArray:
     """Of markers on their chromosome from 0 on: positions, or numbers where none is known."""
     if "position" in table and "chromosome" in table:
-        place = table["position"].to_numpy(dtype=float)[rows]
+        place = pd.to_numeric(table["position"][rows], errors="coerce").to_numpy(dtype=float)
         if not np.isnan(place).all():
             return np.asarray(np.where(np.isnan(place), np.nanmax(place), place) - np.nanmin(place))
     return np.arange(float(rows.sum()))
@@ -277,9 +280,12 @@ def curve(
     term: its text or group, the first series if None. series: labels, the first six if None. fixed: with the fixed
     part, its other columns at their means (`sparselmm.inference.curve.curve` says which).
     """
-    table = term_curve(fit, term, series=series, fixed=fixed, level=level)
-    how, names = fit.spec.terms[series_term(fit, term)], list(dict.fromkeys(table["series"]))
-    names = names[:SERIES] if series is None else names
+    k = series_term(fit, term)
+    how, levels = fit.spec.terms[k], fit.spec.encoding.terms[k].levels
+    if series is None and levels is not None:
+        series = levels.labels()[:SERIES]
+    table = term_curve(fit, how.describe(), series=series, fixed=fixed, level=level)
+    names = list(dict.fromkeys(table["series"]))
     ax = _axes((7.0, 4.2)) if ax is None else ax
     for i, name in enumerate(names):
         part = table[table["series"] == name]
@@ -300,7 +306,10 @@ def _values(fit: "Fit", x: Any) -> FloatArray:
             raise ModelError(f"x='{x}': no column of the fixed part; it has {', '.join(fit.spec.fixed_names)}")
         column = fit.spec.design[:, [fit.spec.fixed_names.index(x)]]
         return np.asarray(column.toarray() if sp.issparse(column) else column)[:, 0]
-    out = np.asarray(x, dtype=np.float64)
+    try:
+        out = np.asarray(x, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"x: the name of a column of the fixed part, or {fit.nobs} numbers: {error}") from error
     if out.shape != (fit.nobs,):
         raise ModelError(f"x has shape {out.shape} for {fit.nobs} rows used")
     return out

@@ -46,6 +46,8 @@ def test_residuals_over_fitted_values_or_anything_else(fit):
     assert middle[0][0] == pytest.approx(np.sort(days)[:20].mean())  # 9 bins of 20 rows
     with pytest.raises(slm.ModelError, match=r"x has shape \(3,\) for 180 rows"):
         plots.residuals(fit, [1, 2, 3])
+    with pytest.raises(slm.ModelError, match="x: the name of a column of the fixed part, or 180 numbers"):
+        plots.residuals(fit, ["a"] * 180)
 
 
 def test_quantiles_of_residuals_stand_in_a_band_of_order_statistics(fit):

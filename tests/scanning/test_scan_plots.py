@@ -59,6 +59,16 @@ def test_markers_without_a_position_do_not_hide_the_others():
     assert np.isfinite(ax.get_xlim()).all() and len(ax.get_xticks()) == 2
 
 
+def test_positions_as_text_and_none_of_them():
+    """Tables of text have NA, and positions become text where a table mixes them with it."""
+    position = [*map(str, range(24)), "NA", *range(35)]
+    first, second = (
+        c.get_offsets()[:, 0] for c in manhattan(table(chromosome=[1] * 25 + [2] * 35, position=position)).collections
+    )
+    np.testing.assert_array_equal(first, [*range(24), 23])
+    np.testing.assert_array_equal(np.diff(second), 1.0)
+
+
 def test_without_positions_markers_stand_in_order():
     ax = manhattan(table(), threshold=None)
     np.testing.assert_array_equal(ax.collections[0].get_offsets()[:, 0], np.arange(60))
@@ -79,5 +89,7 @@ def test_nothing_to_plot():
     scan.table[["p_value", "minus_log10_p"]] = np.nan
     with pytest.raises(slm.ModelError, match="no marker has a p-value"):
         qq(scan)
+    with pytest.raises(slm.ModelError, match="threshold=0.0: a p-value above 0"):
+        manhattan(scan, threshold=0.0)
     with pytest.raises(slm.ModelError, match="trait='z': one of 'y'"):
         manhattan(scan, "z")
