@@ -65,12 +65,13 @@ def open_markers(genotypes: Any, samples: Any = None, markers: Any = None) -> Ma
 
     A path: PLINK 1 files (.bed with .bim and .fam). A DataFrame: samples in rows, markers in columns. An array or a
     scipy sparse matrix (samples, markers). An iterator of (ids or a table with a column `marker`, array (samples, k)).
-    samples: ids of the samples of arrays and iterators; markers: ids, or a table with `marker`, `chromosome`,
-    `position`, of arrays. Errors: DataError, ModelError.
+    samples: ids of the samples, instead of those that a source has; markers: ids, or a table with `marker`,
+    `chromosome`, `position`, of tables and arrays. Errors: DataError, ModelError.
     """
-    if isinstance(genotypes, (str, Path)):
-        return Plink(Path(genotypes))
     index = None if samples is None else pd.Index(samples)
+    if isinstance(genotypes, (str, Path)):
+        _no_markers(markers, "PLINK files have them in .bim")
+        return Plink(Path(genotypes), index)
     if hasattr(genotypes, "to_pandas") and hasattr(genotypes, "columns"):
         genotypes = genotypes.to_pandas()
     if isinstance(genotypes, pd.DataFrame):
@@ -80,11 +81,22 @@ def open_markers(genotypes: Any, samples: Any = None, markers: Any = None) -> Ma
     if isinstance(genotypes, np.ndarray) or sp.issparse(genotypes):
         return Table(sp.csc_array(genotypes) if sp.issparse(genotypes) else genotypes, index, markers)
     if isinstance(genotypes, Iterable) and not isinstance(genotypes, Mapping) and not hasattr(genotypes, "shape"):
+        _no_markers(markers, "each block of an iterator has its own")
         return Stream(genotypes, index)
     raise DataError(
         "genotypes are a path, a DataFrame, an array, a sparse matrix or an iterator of blocks, not "
         f"{type(genotypes).__name__}: give other arrays in blocks, ((ids[i:j], np.asarray(G[:, i:j])) for ...)"
     )
+
+
+def _no_markers(markers: Any, why: str) -> None:
+    if markers is not None:
+        raise ModelError(f"markers= is for tables and arrays: {why}")
+
+
+def _check_count(samples: pd.Index | None, n_samples: int) -> None:
+    if samples is not None and len(samples) != n_samples:
+        raise DataError(f"samples: {len(samples)} ids for genotypes of {n_samples} samples")
 
 
 def _numbers(table: pd.DataFrame) -> AnyArray:
@@ -183,8 +195,7 @@ class Table:
         if values.ndim != 2:
             raise DataError(f"genotypes have shape {values.shape}; samples by markers are needed")
         by_marker(values[:1])
-        if samples is not None and len(samples) != values.shape[0]:
-            raise DataError(f"samples: {len(samples)} ids for genotypes of {values.shape[0]} samples")
+        _check_count(samples, values.shape[0])
         self._values, self.samples = values, samples
         self.n_samples, self.n_markers = values.shape
         self._info = marker_info(markers, values.shape[1])
@@ -210,8 +221,7 @@ class Stream:
             raise DataError("the iterator of genotypes has no blocks")
         self._first = self._read(first, None)
         self.samples, self.n_samples = samples, self._first.raw.shape[1]
-        if samples is not None and len(samples) != self.n_samples:
-            raise DataError(f"samples: {len(samples)} ids for genotypes of {self.n_samples} samples")
+        _check_count(samples, self.n_samples)
 
     def fingerprint(self) -> str:
         return fingerprint(self._first.raw, self._first.info, self.samples)
@@ -232,17 +242,18 @@ class Stream:
 
 
 class Plink:
-    """PLINK 1: prefix.bed, .bim and .fam; genotypes count the first allele of .bim. Samples are called by their IID."""
+    """PLINK 1: prefix.bed, .bim and .fam; genotypes count the first allele of .bim. samples: ids, IIDs if None."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, samples: pd.Index | None = None):
         self._bed = path if path.suffix == ".bed" else Path(f"{path}.bed")
         files = [self._bed, *(self._bed.with_suffix(end) for end in (".bim", ".fam"))]
         for file in files:
             if not file.is_file():
                 raise DataError(f"no file {file}: PLINK 1 genotypes are three files, .bed, .bim and .fam")
         self._info, fam = _read_table(files[1], BIM), _read_table(files[2], ["fid", "iid", "", "", "", ""])
-        self.samples = pd.Index(fam["iid"])
+        self.samples = pd.Index(fam["iid"]) if samples is None else samples
         self.n_samples, self.n_markers = len(fam), len(self._info)
+        _check_count(samples, self.n_samples)
         _check_bed(self._bed, self.n_samples, self.n_markers)
 
     def fingerprint(self) -> str:

@@ -104,7 +104,10 @@ def _is_table_of(spec: ModelSpec, table: Any) -> bool:
 def _check_unique(samples: pd.Index) -> None:
     if not samples.is_unique:
         twice = samples[samples.duplicated()]
-        raise DataError(f"{len(twice)} ids of samples stand twice among the genotypes: {_some(twice)}")
+        raise DataError(
+            f"{len(twice)} ids of samples stand twice among the genotypes: {_some(twice)}; give samples=, "
+            "a different one for each"
+        )
 
 
 def _some(labels: Any) -> str:

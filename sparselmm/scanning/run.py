@@ -69,8 +69,9 @@ def scan(
     fit: the null model, with any random effects; a list of them tests several traits in one pass over the genotypes; a
     mapping chromosome -> fit leaves one chromosome out of the kinship of each (LOCO).
     genotypes: a path of PLINK 1 files, a DataFrame (samples in rows), an array (samples, markers), or an iterator of
-    (ids, array) blocks; bytes with -127 for missing, or floats with NaN. samples, markers: ids for arrays; `markers`
-    may be a table with `marker`, `chromosome`, `position`. sample: which sample each row of the model is: a grouping
+    (ids, array) blocks; bytes with -127 for missing, or floats with NaN. samples: ids of the samples, where the
+    genotypes have none or others. markers: ids for tables and arrays, or a table with `marker`, `chromosome`,
+    `position`. sample: which sample each row of the model is: a grouping
     factor of the model by its name, a column of `data`, the table that it was fitted to, or labels (nobs,); rows are
     samples in order if None.
     interact: tests g and g x covariate together, for coefficients by name or a mapping name -> (nobs,).

@@ -114,6 +114,26 @@ def test_a_bar_shows_progress(made, null, capsys):
     assert "14/14" in capsys.readouterr().out
 
 
+def test_samples_of_plink_files_by_other_names(made, null, prefix):
+    """Their IIDs may be the same in two families; what was given used to be overlooked."""
+    frame = slm.scan(null, prefix, sample="id").table
+    fam = pd.read_csv(prefix.with_suffix(".fam"), sep=r"\s+", header=None, dtype=str)
+    names = fam[1].tolist()
+    prefix.with_suffix(".fam").write_text("".join(f"f{i} {1 + i // 2} 0 0 0 -9\n" for i in range(75)))
+    with pytest.raises(slm.DataError, match="37 ids of samples stand twice .*give samples=, a different one for each"):
+        slm.scan(null, prefix, sample="id")
+    pd.testing.assert_frame_equal(slm.scan(null, prefix, samples=names, sample="id").table, frame, check_exact=True)
+    with pytest.raises(slm.DataError, match="samples: 74 ids for genotypes of 75 samples"):
+        slm.scan(null, prefix, samples=names[1:], sample="id")
+
+
+def test_markers_that_would_be_overlooked(made, null, prefix):
+    with pytest.raises(slm.ModelError, match="markers= is for tables and arrays: PLINK files have them in .bim"):
+        slm.scan(null, prefix, sample="id", markers=list("ab"))
+    with pytest.raises(slm.ModelError, match="each block of an iterator has its own"):
+        slm.scan(null, iter([(["a"], made.genotypes[:, :1])]), samples=made.ids, sample="id", markers=["b"])
+
+
 def truncate(prefix):
     file = prefix.with_suffix(".bed")
     file.write_bytes(file.read_bytes()[:-5])
