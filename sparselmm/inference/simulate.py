@@ -149,7 +149,7 @@ def simulate_design(spec: ModelSpec, params: Mapping[str, float], n: int = 1, se
     except ModelError as error:
         raise ModelError(str(error).replace("fixed:", "params:", 1)) from error
     assert sigma is not None
-    beta = np.array([float(params[name]) for name in spec.fixed_names])
+    beta = np.array([_number(params[name], name) for name in spec.fixed_names])
     mean = fitted_values(spec, beta, [np.zeros((t.n_levels, t.n_effects)) for t in spec.terms])
     return Simulator.at(spec, mean, theta, sigma).draw(n, generator(seed))
 
@@ -166,6 +166,12 @@ def _check_names(params: Mapping[str, float], names: tuple[str, ...]) -> None:
     if missing or unknown:
         what = f"'{missing[0]}' is missing" if missing else f"no parameter '{unknown[0]}'"
         raise ModelError(f"params: {what}. This model has {', '.join(names)}")
+
+
+def _number(value: Any, name: str) -> float:
+    if not isinstance(value, (int, float, np.number)) or not np.isfinite(value):
+        raise ModelError(f"params: {name} cannot be {value!r}: a coefficient is a finite number")
+    return float(value)
 
 
 def design_spec(formula: str, data: Any, **options: Any) -> ModelSpec:

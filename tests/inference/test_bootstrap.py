@@ -9,7 +9,7 @@ from scipy.stats import norm
 
 import sparselmm as slm
 from sparselmm.datasets import load_dataset
-from sparselmm.inference import confint
+from sparselmm.inference import confint, samplers
 from sparselmm.inference.bootstrap import Bootstrap
 from tests.problems import PROBLEMS
 
@@ -119,6 +119,33 @@ def test_effects_may_stay_as_they_are(fit):
     found = fit.bootstrap(3, seed=1, effects="fitted")
     y = fit.simulate(1, np.random.SeedSequence(1, spawn_key=(2,)), effects="fitted")[:, 0]
     assert found.replicates["sigma"].iloc[2] == pytest.approx(fit.refit(y).sigma, rel=WARM)
+
+
+def test_replicates_that_cannot_be_fitted(fit, tmp_path, monkeypatch):
+    """NaN, counted, kept in a file, and left out of errors and intervals."""
+    fitted = samplers.OneByOne.fitted
+
+    def failing(self, i, y):
+        with monkeypatch.context() as patch:
+            if i in (1, 2):
+                patch.setattr(samplers, "estimate", refuse)
+            return fitted(self, i, y)
+
+    def refuse(*arguments, **options):
+        raise slm.ModelError("no way")
+
+    monkeypatch.setattr(samplers, "_is_for_many", lambda fit: False)
+    expected = fit.bootstrap(5, seed=11)
+    monkeypatch.setattr(samplers.OneByOne, "fitted", failing)
+    path = tmp_path / "replicates.jsonl"
+    for found in (fit.bootstrap(5, seed=11, file=path), fit.bootstrap(5, file=path)):
+        assert found.n_failed == 2 and repr(found).startswith("<sparselmm bootstrap: 5 replicates, 2 failed")
+        assert found.replicates.isna().all(axis=1).tolist() == [False, True, True, False, False]
+        assert not found.converged[1:3].any()
+        known = expected.replicates.iloc[[0, 3, 4]]
+        pd.testing.assert_frame_equal(found.replicates.iloc[[0, 3, 4]], known, check_exact=True)
+        pd.testing.assert_series_equal(found.se, known.std())
+        np.testing.assert_allclose(found.confint(0.5)["lower"], known.min())  # (3 + 1) * 0.25: the first of three
 
 
 def record():

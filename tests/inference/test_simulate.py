@@ -143,6 +143,23 @@ def test_other_tables_and_missing_values():
     assert np.flatnonzero(np.isnan(with_gap[:, 0])).tolist() == [5] and with_gap.shape == (180, 1)
 
 
+def test_a_design_with_sparse_fixed_effects_and_what_goes_with_every_row():
+    """Coefficients by name, offsets added, weights that divide the variance."""
+    rng = np.random.default_rng(6)
+    data = pd.DataFrame({"f": rng.permutation(600) // 4, "g": np.arange(600) % 7, "off": rng.normal(size=600)})
+    data["w"] = np.where(data.index < 300, 1.0, 100.0)
+    levels = np.unique(data.f.map("l{:03d}".format))
+    beta = dict(zip(levels, rng.normal(size=150), strict=True))
+    params = {"Intercept": 2.0, **{f"f[T.{name}]": value for name, value in list(beta.items())[1:]}}
+    params |= {"sd_Intercept|g": 0.0, "sigma": 1e-9}
+    data["f"] = data.f.map("l{:03d}".format)
+    y = slm.simulate("~ f + (1 | g)", data, params, seed=1, offset="off")[:, 0]
+    mean = 2.0 + data.f.map(beta | {levels[0]: 0.0}) + data.off
+    np.testing.assert_allclose(y, mean, atol=1e-8)
+    e = slm.simulate("~ f + (1 | g)", data, params | {"sigma": 1.0}, seed=1, offset=data.off, weights="w")[:, 0] - mean
+    assert e[:300].std() == pytest.approx(1.0, rel=0.25) and e[300:].std() == pytest.approx(0.1, rel=0.25)  # 6 errors
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -150,6 +167,9 @@ def test_other_tables_and_missing_values():
         ({"Hours": 1.0}, "no parameter 'Hours'"),
         ({"sigma": -1.0}, "params: sigma cannot be -1"),
         ({"sd_Days|Subject": -1.0}, "params: sd_Days"),
+        ({"Days": np.nan}, "params: Days cannot be nan: a coefficient is a finite number"),  # was taken for zero
+        ({"Days": np.inf}, "params: Days cannot be inf"),
+        ({"Days": "10"}, "params: Days cannot be '10'"),
         ({"cor_Intercept.Days|Subject": 2.0}, "params: cor_"),
     ],
 )
