@@ -8,7 +8,7 @@ import numpy as np
 
 from ._errors import EngineError, ModelError
 from ._typing import FloatArray
-from .charts import Chart, RelativeChart, make_chart
+from .charts import Chart, HeldChart, RelativeChart, make_chart
 from .dense import DenseLikelihood
 from .equations import CrossProducts
 from .fixed import beside_diffuse, design_matrix
@@ -21,6 +21,7 @@ from .structures.limits import at_bounds
 from .terms import RandomTerm
 
 EXACT = 1e-10  # sums of squares below this part of those without random effects, and still falling, are none
+ROOM = 3e-4  # beyond two of `charts.STEP`
 COLLINEAR = 1e-6  # eigenvalue of the correlations of a term's effects: below it rounding would look like WITHIN
 WITHIN = 1e-12  # of an effect's sum of squares: what rounding leaves of it beside fixed effects that contain it
 
@@ -52,12 +53,17 @@ class Estimate:
 
 
 class _Point:
-    """The criterion at x, for the optimiser; infinite where the equations cannot be solved."""
+    """The criterion at x, for the optimiser; infinite where the equations cannot be solved.
+
+    So it is too close to the end of a space of correlations for the differences that a HeldChart takes.
+    """
 
     def __init__(self, likelihood: Likelihood | DenseLikelihood, reml: bool, chart: Chart, x: FloatArray):
         self._at = (likelihood, chart, x, reml)
         try:
             theta, sigma = chart.model(x)
+            for step in ROOM * np.eye(len(x)) if isinstance(chart, HeldChart) else ():
+                chart.model(x + step), chart.model(x - step)
             self.value = likelihood(theta, reml=reml, sigma=sigma).deviance
         except (EngineError, ModelError):
             self.value = np.inf

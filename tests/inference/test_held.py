@@ -186,3 +186,21 @@ def test_the_summary_names_what_is_held(sleepstudy):
     assert "Held: sigma = 30" in text and ", 5 parameters" in text
     everything = slm.lmm(SLOPES, sleepstudy, fixed=dict(zip(NAMES, [20.0, 5.0, -0.3, 30.0], strict=True))).summary()
     assert "Nothing to optimise" in everything and ", 2 parameters" in everything
+
+
+@pytest.mark.filterwarnings("ignore:the fit did not converge")
+@pytest.mark.parametrize(("name", "value", "least"), [("sd_a[a]|g", 0.5, 1.14631), ("sd_a[a]|g", 0.0, 2.19035)])
+def test_three_effects_whose_correlations_end_beside_what_is_held(name, value, least):
+    """Differences beyond a singular correlation matrix were an error of the search: "not a covariance matrix".
+
+    least: above the deviance of the free fit, by the dense one in angles of a Cholesky factor, minimised by BFGS. The
+    search stops a little before the end, and says so.
+    """
+    rng = np.random.default_rng(7)
+    table = pd.DataFrame({"x": rng.normal(size=120), "g": rng.integers(0, 12, 120), "h": rng.integers(0, 7, 120)})
+    table["a"], _, _ = (rng.choice(list(levels), 120) for levels in ("abc", "uv", "123"))
+    table["y"] = rng.normal(size=12)[table["g"]] + rng.normal(size=120)
+    table["y"] += table["x"] * rng.normal(size=12)[table["g"]]
+    formula = "y ~ x + (a || g)"
+    free, held = (slm.lmm(formula, table, reml=False, fixed=fixed) for fixed in (None, {name: value}))
+    assert held.deviance - free.deviance == pytest.approx(least, abs=1e-3)
