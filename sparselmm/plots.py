@@ -27,10 +27,9 @@ BARS = 60  # up to so many levels are labelled
 SERIES = 6  # curves that are drawn unless others are asked for
 LONGEST = 28  # characters of a level's name
 BINS = 20  # of a running mean
-DARK, LIGHT, RED, GREY = "#1f4e79", "#9bb8d3", "#b5452c", "#888888"
+DARK, MIDDLE, LIGHT, RED, GREY = "#1f4e79", "#7fa6c9", "#9bb8d3", "#b5452c", "#888888"
 INTERVALS = (0.5, 0.8, 0.9, 0.95, 0.99)
 GENOME_WIDE = 5e-8  # a million independent tests at 0.05
-COLOURS = ("#1f4e79", "#7fa6c9")
 
 
 def caterpillar(fit: "Fit", group: str | None = None, effect: str | None = None, ax: Any = None) -> "Axes":
@@ -71,12 +70,17 @@ def manhattan(scan: "Scan", trait: str | None = None, threshold: float | None = 
     height, start, ticks = _heights(table), 0.0, {}
     for number, (name, rows, place) in enumerate(places):
         ax.scatter(
-            start + place, height[rows], s=6, color=COLOURS[number % 2], linewidths=0, rasterized=len(place) > 10_000
+            start + place,
+            height[rows],
+            s=6,
+            color=(DARK, MIDDLE)[number % 2],
+            linewidths=0,
+            rasterized=len(place) > 10_000,
         )
         length = float(place.max())
         ticks[start + length / 2], start = name, start + length + gap
     if threshold is not None:
-        ax.axhline(-np.log10(threshold), color="#b03030", linewidth=0.8, linestyle="--")
+        ax.axhline(-np.log10(threshold), color=RED, linewidth=0.8, linestyle="--")
     ax.set_xticks(list(ticks), list(ticks.values()))
     ax.set_xlabel("chromosome" if "chromosome" in table else "marker")
     ax.set_ylabel("-log10 p")
@@ -101,8 +105,6 @@ def _places(table: Any, rows: Any) -> FloatArray:
 
 def qq(scan: "Scan", trait: str | None = None, ax: Any = None) -> "Axes":
     """-log10 p in order against the expectation of uniform p-values, with its 95 % band and lambda_GC in the corner."""
-    from scipy import stats
-
     height = _heights(scan.of(trait))
     observed = np.sort(height[~np.isnan(height)])[::-1]
     n = len(observed)
@@ -114,7 +116,7 @@ def qq(scan: "Scan", trait: str | None = None, ax: Any = None) -> "Axes":
     ax = _axes((4.2, 4.2)) if ax is None else ax
     ax.fill_between(expected, low, high, color="#d8e4ef", linewidth=0)
     ax.plot([0.0, expected[0]], [0.0, expected[0]], color=GREY, linewidth=0.8)
-    ax.scatter(expected, observed, s=8, color=COLOURS[0], linewidths=0)
+    ax.scatter(expected, observed, s=8, color=DARK, linewidths=0)
     ax.text(0.05, 0.93, f"$\\lambda_{{GC}}$ = {scan.lambda_gc(trait):.3f}", transform=ax.transAxes)
     ax.set_xlabel("expected -log10 p")
     ax.set_ylabel("-log10 p")

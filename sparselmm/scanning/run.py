@@ -24,6 +24,7 @@ from .result import Scan
 from .store import Store, describe_fit, digest
 
 GENOTYPES = 16_000_000  # of a block: 128 MB in floats, 16 in bytes
+EVERY = ""  # chromosome
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def scan(
     """
     options = Options(test, missing, reestimate, block)
     source = open_markers(genotypes, samples, markers)
-    traits = [_Trait(name, fits, source, (sample, data), interact, options) for name, fits in _traits(fit)]
+    traits = [_Trait(name, fits, source, (sample, data), interact, options) for name, fits in _traits(fit).items()]
     size = int(block or 0) or max(1, min(4096, GENOTYPES // max(1, source.n_samples)))
     store = None if out is None else Store(out, _manifest(traits, source, options, size))
     with _progress(progress, source.n_markers) as advance:
@@ -132,17 +133,17 @@ def _table(traits: list["_Trait"], block: tuple[int, MarkerBlock]) -> tuple[int,
     return number, pd.concat([t.table(part) for t in traits], ignore_index=True)
 
 
-def _traits(fit: Any) -> list[tuple[str, Mapping[str, Fit] | Fit]]:
-    """Names and fits; a name that comes again gets a number."""
-    fits = list(fit) if isinstance(fit, Sequence) else [fit]
-    out: list[tuple[str, Mapping[str, Fit] | Fit]] = []
-    for one in fits:
-        members = list(one.values()) if isinstance(one, Mapping) else [one]
-        if not members or not all(isinstance(f, Fit) for f in members):
+def _traits(fit: Any) -> dict[str, dict[str, Fit]]:
+    """Fits by chromosome, or one for EVERY, of each name; a name that comes again gets a number."""
+    out: dict[str, dict[str, Fit]] = {}
+    for one in fit if isinstance(fit, Sequence) else [fit]:
+        fits = {str(k): f for k, f in one.items()} if isinstance(one, Mapping) else {EVERY: one}
+        if not fits or not all(isinstance(f, Fit) for f in fits.values()):
             raise ModelError("fit is a fitted model, a list of them, or a mapping chromosome -> fit")
-        name, taken = members[0].spec.response, [n for n, _ in out]
-        name = name if name not in taken else f"{name}.{len(out) + 1}"
-        out.append((name, {str(k): f for k, f in one.items()} if isinstance(one, Mapping) else one))
+        name = next(iter(fits.values())).spec.response
+        while name in out:
+            name += f".{len(out) + 1}"
+        out[name] = fits
     if not out:
         raise ModelError("fit is an empty list; give at least one fitted model")
     return out
@@ -164,7 +165,7 @@ class _Trait:
     def __init__(
         self,
         name: str,
-        fits: Mapping[str, Fit] | Fit,
+        fits: Mapping[str, Fit],
         source: MarkerSource,
         sample: tuple[Any, Any],
         interact: Any,
@@ -173,19 +174,18 @@ class _Trait:
         self.name, self._fits, self._options = name, fits, options
         self._samples = source.samples, source.n_samples
         self._sample, self._interact = sample, interact
-        first = fits if isinstance(fits, Fit) else next(iter(fits.values()))
-        self.interactions = covariates(first.spec, interact)[1]
+        first = next(iter(fits))
+        self.interactions = covariates(fits[first].spec, interact)[1]
         self._at: tuple[str, _Null] | None = None
-        self._null(next(iter(fits)) if isinstance(fits, Mapping) else "")
+        self._null(first)
 
     def __getstate__(self) -> dict[str, Any]:
         """The factor of a null model does not travel; it is made again."""
         return self.__dict__ | {"_at": None}
 
-    def describe(self) -> Any:
+    def describe(self) -> dict[str, Any]:
         """Digests of the fits."""
-        fits = self._fits
-        return describe_fit(fits) if isinstance(fits, Fit) else {k: describe_fit(f) for k, f in fits.items()}
+        return {chromosome: describe_fit(fit) for chromosome, fit in self._fits.items()}
 
     @property
     def rows(self) -> str:
@@ -196,20 +196,17 @@ class _Trait:
 
     def table(self, block: MarkerBlock) -> pd.DataFrame:
         """Rows of a block, in its order."""
-        if isinstance(self._fits, Fit):
-            parts = [self._null("").table(block)]
-        else:
-            parts = [self._null(chromosome).table(part) for chromosome, part in _by_chromosome(block)]
-        table = pd.concat(parts, ignore_index=True)
+        runs = [(EVERY, block)] if EVERY in self._fits else _by_chromosome(block)
+        table = pd.concat([self._null(chromosome).table(part) for chromosome, part in runs], ignore_index=True)
         table.insert(0, "trait", self.name)
         return table
 
     def _null(self, chromosome: str) -> "_Null":
         if self._at is None or self._at[0] != chromosome:
-            if isinstance(self._fits, Mapping) and chromosome not in self._fits:
+            if chromosome not in self._fits:
                 known = ", ".join(self._fits)
                 raise ModelError(f"there is no fit for chromosome '{chromosome}' of the genotypes; there are {known}")
-            fit = self._fits if isinstance(self._fits, Fit) else self._fits[chromosome]
+            fit = self._fits[chromosome]
             self._at = chromosome, _Null(fit, self._samples, self._sample, self._interact, self._options)
         return self._at[1]
 

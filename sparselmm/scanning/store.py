@@ -21,7 +21,7 @@ from ..results import Fit
 from ..terms import ModelSpec
 from .result import parquet
 
-MANIFEST, FORMAT, VERSION = "manifest.json", "sparselmm scan", 2
+MANIFEST, FORMAT, VERSION = "manifest.json", "sparselmm scan", 3
 BLOCK = b"sparselmm block"  # where a part has the checksum of its genotypes
 SAME_FIT = 1e-5  # relative, of theta and sigma: the same fit on another machine or with other threads is closer
 

@@ -40,6 +40,16 @@ def test_workers_change_nothing(fit, few):
     pd.testing.assert_frame_equal(fit.bootstrap(4, seed=11, workers=2).replicates, few.replicates, check_exact=True)
 
 
+def test_workers_of_a_model_with_the_users_own_function():
+    """One after another, in processes to which the function cannot travel."""
+    rng = np.random.default_rng(2)
+    table = pd.DataFrame({"g": np.repeat(np.arange(8), 5), "t": np.tile(np.arange(5), 8), "x": rng.normal(size=40)})
+    table["y"] = table.x + rng.normal(size=8)[table.g] + rng.normal(size=40)
+    fit = slm.lmm("y ~ f(x) + ar1(0 + t | g)", table, context={"f": lambda x: x + 1.0})
+    one, two = (fit.bootstrap(3, seed=1, workers=workers) for workers in (1, 2))
+    pd.testing.assert_frame_equal(one.replicates, two.replicates, check_exact=True)
+
+
 def test_a_file_is_continued(fit, few, tmp_path):
     path = tmp_path / "replicates.jsonl"
     fit.bootstrap(2, seed=11, file=path)

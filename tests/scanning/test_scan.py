@@ -349,6 +349,8 @@ def test_several_traits_in_one_pass(made, null, family_null):
         pd.testing.assert_frame_equal(mine.drop(columns="trait"), alone.drop(columns="trait"), rtol=SAME_RTOL)
     with pytest.raises(slm.ModelError, match="trait=None: one of 'y', 'z', 'y.3'"):
         both.lambda_gc()
+    named = slm.lmm("`y.3` ~ x", made.data.rename(columns={"y": "y.3"}))
+    assert slm.scan([named, null, null], made.frame, sample=made.data.id).traits == ("y.3", "y", "y.3.3")
 
 
 def test_each_chromosome_has_its_own_null_model(made, null, family_null):
