@@ -205,9 +205,10 @@ def _phenotypic(fit: "Fit", components: Components, left_out: Sequence[int]) -> 
 def _is_constant(term: RandomTerm) -> bool:
     """Whether the term's variance is that of every row: an intercept, or an animal's and its dam's.
 
-    A Q whose levels differ in variance, an AR(1) with a free start or one of the user's, has none.
+    A Q whose levels differ in variance, an AR(1) with a free start, a random walk or one of the user's, has none. With
+    groups of unknown parents it is the variance within groups.
     """
-    if term.Q is not None and (term.Q.null_dim or not (_is_genetic(term) or getattr(term.Q, "unit_variance", False))):
+    if term.Q is not None and not (_is_genetic(term) or getattr(term.Q, "unit_variance", False)):
         return False
     if not sp.issparse(term.Z):
         return term.columns is None

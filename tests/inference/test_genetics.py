@@ -290,3 +290,20 @@ def test_terms_from_arrays(herd, maternal):
     half = slm.LinearMixedModel.from_arrays(table.y, np.ones((len(table), 1)), [shares]).fit()
     with pytest.raises(slm.ModelError, match=r"\(1 \| half\): .* differs between rows"):
         half.heritability()
+
+
+def test_heritability_beside_groups_of_unknown_parents():
+    """That within groups, by hand: it was refused, as if the variance differed between rows. Errors: delta method."""
+    rng = np.random.default_rng(3)
+    sire, dam = (np.r_[np.zeros(20, dtype=int), 2 * rng.integers(0, 10, 100) + k] for k in (1, 2))
+    P = slm.Pedigree(np.arange(1, 121), sire, dam, groups=np.where(np.arange(120) % 3, "old", "new"))
+    table = pd.DataFrame({"animal": rng.integers(1, 121, 300), "herd": rng.integers(0, 10, 300)})
+    effects = rng.normal(size=121)
+    table["y"] = effects[table["animal"]] + rng.normal(size=10)[table["herd"]] + rng.normal(size=300)
+    fit = slm.lmm("y ~ (1 | herd) + ped(1 | animal, P)", table, context={"P": P})
+    sd = fit.varpar.to_numpy()
+    at = fit.varpar.index.get_loc("sd_ped(Intercept)|animal")
+    share = sd[at] ** 2 / (sd**2).sum()
+    slopes = 2 * sd * ((np.arange(3) == at) - share) / (sd**2).sum()
+    found = fit.heritability().loc[("heritability", "animal")]
+    np.testing.assert_allclose(found, [share, np.sqrt(slopes @ fit.varpar_vcov.to_numpy() @ slopes)], rtol=1e-6)
