@@ -1,7 +1,7 @@
 """Coordinates x for the optimiser: where theta and sigma are free, and where a user holds some of them."""
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from numbers import Real
 from typing import Any, Protocol
 
@@ -14,7 +14,10 @@ from .parameters import Parameters
 from .structures.limits import Bounds, at_bounds
 
 SIGMA = "sigma"
-LOUD, LOUDEST = 4.0, 1e3  # T of a rival from which on a search goes on relative to it; where sigma is zero
+LOUD, QUIET = 4.0, 0.3  # T of a rival where its loudness is looked at, and from which loudness on it is the unit
+LOUDEST, LARGEST = 1e3, 3e4  # loudness where sigma is zero; T there: X'V^-1X rounds by 2e-5 of it with 100 rows
+ROUGHEST = 1e12  # entry of a Q of two correlations: the criterion is off by 1e-3 with 108 levels
+STEEP = 0.4  # d log(roughness) by a coordinate; it goes to 1 (arctanh of a correlation) and -1/2 (log of a rate)
 STEP = 1e-4  # of the central differences through the small maps of HeldChart; they are smooth, of order one
 
 
@@ -44,6 +47,12 @@ class Chart(Protocol):
     def same_steps(self, x: FloatArray, moved: FloatArray) -> FloatArray:
         """`moved`, which is x with other parameters of precisions, at the scale that keeps the variance of a step."""
 
+    def walks(self, x: FloatArray, far: float) -> Iterator[FloatArray]:
+        """x with 1 - a and 1 - b of a product exp(-2 far) times as large, those that are no limits, and s exp(far).
+
+        s^2 (1 - a) and s^2 (1 - b) stay as they are: at the end of this way a field is two random walks, one each way.
+        """
+
     def idle(self, x: FloatArray) -> BoolArray:
         """Parameters of precisions whose term has a variance of zero: nothing depends on them, (size,)."""
 
@@ -59,8 +68,11 @@ class Chart(Protocol):
     def rivals(self) -> list[int]:
         """Coordinates that are T of terms which could stand for the residuals: every row has a level of its own."""
 
+    def loudness(self, x: FloatArray) -> FloatArray:
+        """The standard deviation of the steps of each rival over sigma, (size,); 0 elsewhere."""
+
     def noise(self) -> BoolArray:
-        """Which coordinate is sigma over the standard deviation of a rival, (size,)."""
+        """Which coordinate is sigma over the loudness of a rival, (size,)."""
 
     def jacobian(self, x: FloatArray) -> FloatArray:
         """Of theta by x, (k, size)."""
@@ -78,7 +90,12 @@ class FreeChart:
         return self._inverse
 
     def model(self, x: FloatArray) -> tuple[FloatArray, float | None]:
-        return self._inverse @ x, None
+        """ModelError where both correlations of a product are so near 1 that the criterion has lost its digits."""
+        theta = self._inverse @ x
+        for Q, rho in zip(self._parameters.precisions, self._parameters.rho_slices, strict=True):
+            if Q is not None and Q.n_params > 1 and np.abs(Q.values(theta[rho])).max() > ROUGHEST:
+                raise ModelError("the correlations of a product are 1 to rounding, both of them")
+        return theta, None
 
     def coordinates(self, theta: FloatArray, sigma: float) -> FloatArray:
         return self._scaling @ theta
@@ -118,6 +135,16 @@ class FreeChart:
                 out[part] *= np.sqrt(np.abs(Q.values(moved[rho])).max() / np.abs(Q.values(x[rho])).max())
         return out
 
+    def walks(self, x: FloatArray, far: float) -> Iterator[FloatArray]:
+        for part, rho in self.terms():
+            m, slope = self.roughness(part.start, x)
+            rate = slope[rho] / m
+            if len(rate) > 1 and x[part].any() and (np.abs(rate) > STEEP).all():
+                out = x.copy()
+                out[rho] += np.where(at_bounds(x, self.bounds())[rho], 0.0, far / rate)
+                out[part] *= np.exp(far)
+                yield np.clip(out, *self.bounds())
+
     def idle(self, x: FloatArray) -> BoolArray:
         out = np.zeros(len(x), dtype=bool)
         for part, rho in zip(self._parameters.slices, self._parameters.rho_slices, strict=True):
@@ -140,6 +167,27 @@ class FreeChart:
     def rivals(self) -> list[int]:
         return [self._parameters.slices[k].start for k in self._parameters.rivals]
 
+    def loudness(self, x: FloatArray) -> FloatArray:
+        out = np.zeros(self.size)
+        for k in self.rivals():
+            out[k] = abs(x[k]) / self.roughness(k, x)[0]
+        return out
+
+    def roughness(self, place: int, x: FloatArray) -> tuple[float, FloatArray]:
+        """m = sqrt(max Q) of the scalar term whose T is at `place`, 1 for a known Q; its derivatives by x, (size,).
+
+        A standard deviation over it is about that of the steps: AR(1) has max Q = (1 + a^2)/(1 - a^2).
+        """
+        k = next(k for k, part in enumerate(self._parameters.slices) if part.start == place)
+        Q, rho, slope = self._parameters.precisions[k], self._parameters.rho_slices[k], np.zeros(self.size)
+        if Q is None or not Q.n_params:
+            return 1.0, slope
+        values = Q.values(x[rho])
+        top = int(np.abs(values).argmax())
+        m = float(np.sqrt(np.abs(values[top])))
+        slope[rho] = 0.5 * m * Q.gradient(x[rho])[:, top] / values[top]
+        return m, slope
+
     def noise(self) -> BoolArray:
         return np.zeros(self.size, dtype=bool)
 
@@ -147,11 +195,12 @@ class FreeChart:
 class RelativeChart:
     """FreeChart's z relative to T of a rival of the residuals, z_k, so that sigma may go to zero beside it.
 
-        z_k = s = (u^2 + 1/LOUDEST^2)^(-1/2),    z_j = x_j s for the other T,    u = x_k:
+        s = (u^2 + 1/LOUDEST^2)^(-1/2),    z_k = (1/(s m(rho))^2 + 1/LARGEST^2)^(-1/2),    z_j = x_j s for the other T:
 
-    u is sigma over the standard deviation of the rival, and the criterion is even in it. At u = 0 sigma is zero, but
-    computed at s = LOUDEST: what is left of sigma^2 moves the criterion by a millionth of its slope there, and rounding
-    by as much, which grows with s^2.
+    u = x_k, and m is the roughness of the rival's Q, so that u is sigma over the standard deviation of its steps, not
+    of its levels, which goes to infinity as a series becomes a random walk. The criterion is even in u. At u = 0 sigma
+    is zero, but computed at s = LOUDEST: what is left of sigma^2 moves the criterion by a millionth of its slope there,
+    and rounding by as much, which grows with z_k^2. Hence LARGEST.
     """
 
     def __init__(self, free: FreeChart, rival: int):
@@ -167,7 +216,7 @@ class RelativeChart:
     def _z(self, x: FloatArray) -> FloatArray:
         s = self._loudness(x)
         out = np.where(self._others, x * s, x)
-        out[self.rival] = s
+        out[self.rival] = 1.0 / np.hypot(1.0 / (s * self._free.roughness(self.rival, x)[0]), 1.0 / LARGEST)
         return out
 
     def coordinates(self, theta: FloatArray, sigma: float) -> FloatArray:
@@ -175,35 +224,39 @@ class RelativeChart:
 
     def turned(self, z: FloatArray) -> FloatArray:
         """x of coordinates of FreeChart."""
-        s = min(abs(float(z[self.rival])), LOUDEST)
+        z_k, m = min(abs(float(z[self.rival])), (1.0 - 1e-9) * LARGEST), self._free.roughness(self.rival, z)[0]
+        s = min(1.0 / (m * np.sqrt(1.0 / z_k**2 - 1.0 / LARGEST**2)), LOUDEST)
         out = np.where(self._others, z / s, z)
         out[self.rival] = 0.0 if s > (1.0 - 1e-9) * LOUDEST else np.sqrt(1.0 / s**2 - 1.0 / LOUDEST**2)
         return out
 
-    def _derivatives(self, x: FloatArray) -> tuple[FloatArray, FloatArray, float]:
-        """dz/dx (k, k), d2z/dx_k^2 (k,), and d2z_j/(dx_j dx_k) of the other T."""
-        k, s = self.rival, self._loudness(x)
-        u = x[k]
-        once, twice = -u * s**3, (3.0 * u**2 * s**2 - 1.0) * s**3
-        J = np.diag(np.where(self._others, s, 1.0))
-        J[:, k] = np.where(self._others, x * once, 0.0)
-        J[k, k] = once
-        bent = np.where(self._others, x * twice, 0.0)
-        bent[k] = twice
-        return J, bent, once
-
     def jacobian(self, x: FloatArray) -> FloatArray:
-        return self._free.jacobian(x) @ self._derivatives(x)[0]
+        return self._free.jacobian(x) @ self._slopes(x)
 
     def pull_back(self, x: FloatArray, d: Derivatives) -> tuple[FloatArray, FloatArray]:
         gradient, hessian = self._free.pull_back(x, d)
-        J, bent, once = self._derivatives(x)
-        k, out = self.rival, J.T @ hessian @ J
-        mixed = np.where(self._others, gradient * once, 0.0)
-        out[k] += mixed
-        out[:, k] += mixed
-        out[k, k] += gradient @ bent
-        return J.T @ gradient, out
+        J = self._slopes(x)
+        return J.T @ gradient, J.T @ hessian @ J + self._curvature(x, gradient)
+
+    def _slopes(self, x: FloatArray) -> FloatArray:
+        """dz/dx, (k, k)."""
+        k, s, (m, slope) = self.rival, self._loudness(x), self._free.roughness(self.rival, x)
+        once = -x[k] * s**3
+        J = np.diag(np.where(self._others, s, 1.0))
+        bent = np.hypot(1.0, s * m / LARGEST) ** -3
+        J[k] = bent * s * slope
+        J[:, k] = np.where(self._others, x * once, 0.0)
+        J[k, k] = bent * m * once
+        return J
+
+    def _curvature(self, x: FloatArray, g: FloatArray) -> FloatArray:
+        """sum_j g_j d2z_j/dxdx', without the curvature of m and that towards LARGEST, (k, k)."""
+        k, s, (m, slope) = self.rival, self._loudness(x), self._free.roughness(self.rival, x)
+        once, twice = -x[k] * s**3, (3.0 * x[k] ** 2 * s**2 - 1.0) * s**3
+        out, g_k = np.zeros((self.size, self.size)), g[k] * np.hypot(1.0, s * m / LARGEST) ** -3
+        out[k] = out[:, k] = once * np.where(self._others, g, g_k * slope)
+        out[k, k] = twice * (g[self._others] @ x[self._others] + g_k * m)
+        return out
 
     def edges(self, x: FloatArray, size: float) -> list[FloatArray]:
         """sigma, and FreeChart's where the rest is relative to one standard deviation."""
@@ -225,7 +278,11 @@ class RelativeChart:
         return out
 
     def same_steps(self, x: FloatArray, moved: FloatArray) -> FloatArray:
-        return moved
+        """That is `moved` here; this one keeps the variance of the levels."""
+        return self.turned(np.where(self._free.scales(), self._z(x), self._z(moved)))
+
+    def walks(self, x: FloatArray, far: float) -> Iterator[FloatArray]:
+        return iter(())
 
     def idle(self, x: FloatArray) -> BoolArray:
         return self._free.idle(self._z(x))
@@ -241,6 +298,9 @@ class RelativeChart:
 
     def rivals(self) -> list[int]:
         return []
+
+    def loudness(self, x: FloatArray) -> FloatArray:
+        return np.zeros(self.size)
 
     def noise(self) -> BoolArray:
         return np.arange(self.size) == self.rival
@@ -338,6 +398,9 @@ class HeldChart:
     def same_steps(self, x: FloatArray, moved: FloatArray) -> FloatArray:
         return moved
 
+    def walks(self, x: FloatArray, far: float) -> Iterator[FloatArray]:
+        return iter(())
+
     def idle(self, x: FloatArray) -> BoolArray:
         return np.zeros(len(x), dtype=bool)
 
@@ -354,6 +417,9 @@ class HeldChart:
 
     def rivals(self) -> list[int]:
         return []
+
+    def loudness(self, x: FloatArray) -> FloatArray:
+        return np.zeros(self.size)
 
     def noise(self) -> BoolArray:
         return np.zeros(self.size, dtype=bool)

@@ -31,7 +31,7 @@ class Estimate:
     """Where the search ended. optimum is None where every parameter was held. n_iter counts EM steps too.
 
     n_factorisations: of the equations, for the start, the search, the certificate and the answer. sigma_is_zero: a term
-    has taken the place of the residuals, and sigma is computed at 1/`charts.LOUDEST` of its standard deviation.
+    has taken the place of the residuals, and sigma is computed at 1/`charts.LOUDEST` of the sd of its steps.
     """
 
     evaluation: Evaluation

@@ -167,7 +167,8 @@ def _facts(fit: "Fit") -> Iterator[str]:
 def _meaning(name: Any, fit: "Fit") -> str:
     """What a limit of a correlation, a rate or sigma says, in brackets."""
     if name == SIGMA:
-        return " (zero: a term takes the place of the residuals, and sigma is computed at a thousandth of its Std.Dev.)"
+        where = "sigma is computed at a thousandth of its Std.Dev., or less"
+        return f" (zero: a term takes the place of the residuals, and {where})"
     words = LIMITS.get((str(name).split("_")[0], float(np.round(fit.varpar[name]))))
     return f" ({words})" if words else ""
 

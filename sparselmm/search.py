@@ -12,7 +12,7 @@ from itertools import chain
 import numpy as np
 
 from ._typing import BoolArray, FloatArray
-from .charts import LOUD, Chart, FreeChart, RelativeChart
+from .charts import LOUD, QUIET, Chart, FreeChart, RelativeChart
 from .optimize import Iteration, Optimum, Options, Point, minimise, scaled_gradient
 from .structures.limits import Bounds, at_bounds
 
@@ -22,6 +22,7 @@ Report = Callable[[Iteration], None]
 NEAR_EDGE = 1e-2  # scale parameters (unit-size effects) below this are compared with exactly zero
 SAME = 1e-9  # a deviance higher by no more than this, or this times 1e-5 of its size in rounding, is the same
 WALL = 0.65  # of the way from a bound to the start of a coordinate: a correlation of 0.9998, of 0.007 by a rate
+AFAR = 0.8  # of the same way: a correlation of 0.98
 SHORTLY = 0.25  # of the same way: a search that stalls there has a limit for its end
 BEFORE = (0.2, 0.4)  # of the same way: where a limit is looked at from inside
 ASIDE = 0.12  # of the way from a start to a bound: a correlation of 0.5 becomes -0.58 or 0.93
@@ -31,6 +32,8 @@ ASIDE = 0.12  # of the way from a start to a bound: a correlation of 0.5 becomes
 DOUBT, BELOW = 3.0, (0.0, 0.25)  # deviance of that parabola; parts of T that are looked at
 SMALL, LARGE = 0.1, (1.0, 3.0, 10.0)  # T in units of the effects' size, where a variance of zero is doubted
 LENGTHS = (np.inf, 100.0, 30.0, 10.0, 3.0, 1.0)  # of T in units of the effects' size
+OUT = 1.0, 2.0  # on the way to random walks: 1 - a is a seventh, and a fiftieth, of what it was
+RUNS_OFF = "correlations run to 1 and a standard deviation to infinity"
 AT_LIMIT = 1e-4  # scaled gradient that is asked for there; half its square could still be gained
 ROUNDING, RELATIVE = 1e-6, 1e-8  # of the criterion at a limit
 
@@ -40,15 +43,13 @@ def search(
 ) -> tuple[Chart, Optimum]:
     """The optimum from x (size,), with its certificate, and the chart of its coordinates.
 
-    Where a rival of the residuals becomes LOUD the search goes on relative to it: sigma may go to zero there.
+    Where a rival of the residuals is loud the search goes on relative to its steps: sigma may go to zero there.
     """
-    rivals = chart.rivals()
-    first = replace(options, fallback=options.fallback and not rivals)
-    before = _Stages(at(chart), chart, first, report).run(x)
-    size = np.abs(before.x[rivals])
-    if not size.any() or (before.converged and size.max() < LOUD) or not isinstance(chart, FreeChart):
+    stages = _Stages(at(chart), chart, options, report)
+    before = stages.run(x)
+    if not (stages.is_loud and isinstance(chart, FreeChart)):
         return chart, before
-    relative = RelativeChart(chart, rivals[int(size.argmax())])
+    relative = RelativeChart(chart, int(chart.loudness(before.x).argmax()))
     stages = _Stages(at(relative), relative, options, _numbered(report, before.n_iter))
     return relative, _joined(before, stages.run(relative.turned(before.x)))
 
@@ -82,6 +83,7 @@ class _Stages:
     """A search whose coordinates may have ends. `optimum` joins the stages so far."""
 
     optimum: Optimum
+    is_loud = False
 
     def __init__(self, evaluate: Evaluate, chart: Chart, options: Options, report: Report | None):
         self.evaluate, self.chart, self.options, self.report = evaluate, chart, options, report
@@ -89,26 +91,79 @@ class _Stages:
 
     def run(self, x: FloatArray) -> Optimum:
         wall = self._box(WALL)
-        for rival in self.chart.rivals():
-            wall[0][rival], wall[1][rival] = -LOUD, LOUD
-        self.optimum = minimise(self.evaluate, x, replace(self.options, fallback=False), self.report, wall)
-        if any(abs(self.optimum.x[i]) >= LOUD for i in self.chart.rivals()):
+        self._search_box(x, wall)
+        if self.is_loud:
             return self.optimum
         self._compare_with_zero()
         stopped = at_bounds(self.optimum.x, wall) & ~self.chart.idle(self.optimum.x)
         if stopped.any():
             quiet = np.where(stopped & self.chart.noise(), 0.0, self.optimum.x)
-            self._continue(self._lowest(self._limits(stopped)) if (quiet == self.optimum.x).all() else quiet)
+            limit = self._lowest(self._limits(stopped)) if (quiet == self.optimum.x).all() else quiet
+            if self._runs_off(limit):
+                return self.optimum
+            self._continue(limit)
             self._compare_with_zero()
+            if self._has_run_off():
+                return self.optimum
         if not self.optimum.converged:
             self._settle()
+        self.is_loud = not self.optimum.converged and self._loudest() >= QUIET
+        if self.is_loud:
+            return self.optimum
         if not self.optimum.converged and self.options.fallback:
             self._continue(self.optimum.x, last_resort=True)
             self._compare_with_zero()
         self._doubt_zero()
         self._look_from_inside()
         self._look_below()
+        self._has_run_off()
         return self.optimum
+
+    def _search_box(self, x: FloatArray, wall: Bounds) -> None:
+        """Inside the wall, which for T of a rival moves outwards while only its correlation makes it large."""
+        rivals = self.chart.rivals()
+        wall[0][rivals], wall[1][rivals] = -LOUD, LOUD
+        self.optimum = minimise(self.evaluate, x, replace(self.options, fallback=False), self.report, wall)
+        while rivals and at_bounds(self.optimum.x, wall)[rivals].any():
+            self.is_loud = self._loudest() >= QUIET
+            if self.is_loud:
+                break
+            for end in wall:
+                end[rivals] *= 2.0 * LOUD / self._loudest()
+            self._extend(self.optimum.x, wall, replace(self.options, fallback=False))
+
+    def _loudest(self) -> float:
+        return float(self.chart.loudness(self.optimum.x).max(initial=0.0))
+
+    def _runs_off(self, limit: FloatArray) -> bool:
+        """Whether a field is on its way to two random walks: two points further out are lower and lower, than all else.
+
+        No point is lowest then, and still further out the criterion cancels. So the search ends at the second one,
+        with the walks optimised, and without a certificate.
+        """
+        x, margin = self.optimum.x, _margin(self.optimum.value)
+        for near, far in zip(*(self.chart.walks(x, way) for way in OUT), strict=True):
+            values = [self.evaluate(point).value for point in (limit, near, far)]
+            if (np.diff(values) < -margin).all():
+                wall, held = self._box(SHORTLY), int(np.flatnonzero((far != x) & np.isfinite(self.middle))[0])
+                wall[0][held] = wall[1][held] = far[held]
+                self._extend(far, wall, replace(self.options, fallback=False))
+                self.optimum = replace(self.optimum, converged=False, message=RUNS_OFF)
+                return True
+        return False
+
+    def _has_run_off(self) -> bool:
+        """The same beside a limit: a point further out is lower, or, without an end, one further in is higher."""
+        here, wall = self.optimum, self._box(AFAR)
+        for out, back in zip(*(self.chart.walks(here.x, way) for way in (OUT[0], -OUT[0])), strict=True):
+            moved = (out != here.x) & np.isfinite(self.middle)
+            if moved.any() and at_bounds(here.x, wall)[moved].all():
+                margin = _margin(here.value)
+                falls = here.value - self.evaluate(out).value > margin
+                if falls or (not here.converged and self.evaluate(back).value - here.value > margin):
+                    self.optimum = replace(here, converged=False, message=RUNS_OFF)
+                    return True
+        return False
 
     def _settle(self) -> None:
         """End at limits, if that is no higher, where a search has stalled shortly before them."""
@@ -235,17 +290,22 @@ class _Stages:
         bounds = np.where(ended, x, low), np.where(ended, x, high)
         chosen = replace(
             self.options,
-            max_iter=0 if last_resort else self.options.max_iter - before.n_iter,
             fallback=last_resort,
             radius=radius or max(1.0, 0.1 * float(np.linalg.norm(x[~np.isfinite(low)]))),
         )
         margin = _margin(before.value)
         if ended.any():
             chosen = replace(chosen, tolerance=max(chosen.tolerance, AT_LIMIT), rounding=margin)
-        after = minimise(self.evaluate, x, chosen, _numbered(self.report, before.n_iter), bounds)
-        if ended.any() and 0.5 * after.gradient_norm**2 < margin:
-            after = replace(after, converged=True, message="converged")
-        self.optimum = _joined(before, after)
+        self._extend(x, bounds, chosen)
+        if ended.any() and 0.5 * self.optimum.gradient_norm**2 < margin:
+            self.optimum = replace(self.optimum, converged=True, message="converged")
+
+    def _extend(self, x: FloatArray, bounds: Bounds, options: Options) -> None:
+        """Go on from x with what is left of the iterations, or where there is a fallback with that alone."""
+        before = self.optimum
+        left = 0 if options.fallback else self.options.max_iter - before.n_iter
+        report = _numbered(self.report, before.n_iter)
+        self.optimum = _joined(before, minimise(self.evaluate, x, replace(options, max_iter=left), report, bounds))
 
 
 def _joined(before: Optimum, after: Optimum) -> Optimum:

@@ -1,5 +1,6 @@
-"""Residual variances that run to zero in a search: the random terms fit these rows, and sigma or a ratio has no end."""
+"""What runs off in a search: a residual variance to zero, and sigma or a ratio has no end; a field's to infinity."""
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ import scipy.sparse as sp
 
 from .._typing import BoolArray, FloatArray
 from ..fixed import design_matrix
+from ..search import RUNS_OFF
 from ..structures.residual_unstructured import UnstructuredResidual
 from .predict import factors
 from .residual_scales import residual_scales
@@ -22,10 +24,12 @@ EXAMPLE = 0.1  # of the random terms' standard deviation: a value to hold
 
 
 def vanishing(fit: "Fit") -> str:
-    """What runs to zero, and the ways out; empty where nothing does, or where R has covariances of its own.
+    """What runs off, and the ways out; empty where nothing does, or where R has covariances of its own.
 
     Or that random effects, and no fixed ones, hold the mean of a response far from zero, so that sigma seems small.
     """
+    if fit.estimate.optimum is not None and fit.estimate.optimum.message == RUNS_OFF:
+        return _walks(fit)
     left = fit.residuals("marginal")
     if abs(left.mean()) > FAR * left.std():
         return (
@@ -42,6 +46,23 @@ def vanishing(fit: "Fit") -> str:
             lost = ", and the deviance has lost its digits" if share < LOST else ""
             return f"{name} seems to run to zero{lost}: {_ways_out(bool(rows.all()), hold)}"
     return ""
+
+
+def _walks(fit: "Fit") -> str:
+    """A field whose correlations run to 1 is a sum of two random walks at the end, which have a model of their own."""
+    theta, parameters = fit.estimate.evaluation.theta, fit.likelihood.parameters
+    sizes = [
+        np.abs(Q.values(theta[rho])).max() if Q is not None and Q.n_params > 1 else 0.0
+        for Q, rho in zip(parameters.precisions, parameters.rho_slices, strict=True)
+    ]
+    field = fit.spec.terms[int(np.argmax(sizes))].describe()
+    series = re.findall(r"(?:ar1|ou)\((.*?)\)", field)
+    walks = " + ".join(f"rw1({one})" for one in series) or "two random walks, rw1"
+    covariates = " and ".join(one.split("|")[0].replace("0 +", "").strip() for one in series) or "it"
+    return (
+        f"{field} is left with a trend, and the criterion falls on towards that of {walks} in its place. Fit these "
+        f"instead, or put the trend in {covariates} (a line, a curve) into the fixed part"
+    )
 
 
 def random_variances(fit: "Fit") -> FloatArray:
