@@ -44,14 +44,11 @@ class MarkerBlock:
 
 
 class MarkerSource(Protocol):
-    """samples: their ids, None without. n_markers: None where only the end tells."""
+    """samples: their ids, None without. info: a row a marker, None where only the blocks tell."""
 
     samples: pd.Index | None
     n_samples: int
-
-    @property
-    def n_markers(self) -> int | None:
-        """How many there will be."""
+    info: pd.DataFrame | None
 
     def fingerprint(self) -> str:
         """Of what is read: the same text for the same genotypes."""
@@ -196,23 +193,24 @@ class Table:
             raise DataError(f"genotypes have shape {values.shape}; samples by markers are needed")
         by_marker(values[:1])
         _check_count(samples, values.shape[0])
-        self._values, self.samples = values, samples
-        self.n_samples, self.n_markers = values.shape
-        self._info = marker_info(markers, values.shape[1])
-        if len(self._info) != values.shape[1]:
-            raise DataError(f"markers: {len(self._info)} ids for {values.shape[1]} columns of genotypes")
+        self._values, self.samples, self.n_samples = values, samples, values.shape[0]
+        self.info: pd.DataFrame = marker_info(markers, values.shape[1])
+        if len(self.info) != values.shape[1]:
+            raise DataError(f"markers: {len(self.info)} ids for {values.shape[1]} columns of genotypes")
 
     def fingerprint(self) -> str:
-        return fingerprint(self._values, self._info, self.samples)
+        return fingerprint(self._values, self.info, self.samples)
 
     def blocks(self, size: int) -> Iterator[MarkerBlock]:
         for first in range(0, self._values.shape[1], size):
             part = slice(first, first + size)
-            yield MarkerBlock(self._info.iloc[part], by_marker(self._values[:, part]))
+            yield MarkerBlock(self.info.iloc[part], by_marker(self._values[:, part]))
 
 
 class Stream:
     """An iterator of (ids, array) blocks, consumed once; its blocks stay as they are."""
+
+    info = None
 
     def __init__(self, blocks: Iterable[Any], samples: pd.Index | None):
         self._blocks = iter(blocks)
@@ -225,10 +223,6 @@ class Stream:
 
     def fingerprint(self) -> str:
         return fingerprint(self._first.raw, self._first.info, self.samples)
-
-    @property
-    def n_markers(self) -> int | None:
-        return None
 
     def blocks(self, size: int) -> Iterator[MarkerBlock]:
         yield self._first
@@ -250,27 +244,28 @@ class Plink:
         for file in files:
             if not file.is_file():
                 raise DataError(f"no file {file}: PLINK 1 genotypes are three files, .bed, .bim and .fam")
-        self._info, fam = _read_table(files[1], BIM), _read_table(files[2], ["fid", "iid", "", "", "", ""])
+        bim, fam = _read_table(files[1], BIM), _read_table(files[2], ["fid", "iid", "", "", "", ""])
+        self.info: pd.DataFrame = bim[["marker", "chromosome", "position", "allele", "other_allele"]]
         self.samples = pd.Index(fam["iid"]) if samples is None else samples
-        self.n_samples, self.n_markers = len(fam), len(self._info)
+        self.n_samples = len(fam)
         _check_count(samples, self.n_samples)
-        _check_bed(self._bed, self.n_samples, self.n_markers)
+        _check_bed(self._bed, self.n_samples, len(self.info))
 
     def fingerprint(self) -> str:
-        return fingerprint(_ends(self._bed), self._info, self.samples)
+        return fingerprint(_ends(self._bed), self.info, self.samples)
 
     def blocks(self, size: int) -> Iterator[MarkerBlock]:
         try:
             from bed_reader import open_bed
         except ImportError as error:
             raise ModelError('PLINK files need bed-reader: pip install "sparselmm[plink]"') from error
-        info = self._info[["marker", "chromosome", "position", "allele", "other_allele"]]
+        count = len(self.info)
         with open_bed(
-            self._bed, iid_count=self.n_samples, sid_count=self.n_markers, num_threads=1, skip_format_check=True
+            self._bed, iid_count=self.n_samples, sid_count=count, num_threads=1, skip_format_check=True
         ) as bed:
-            for first in range(0, self.n_markers, size):
-                part = slice(first, min(first + size, self.n_markers))
-                yield MarkerBlock(info.iloc[part], np.ascontiguousarray(bed.read(np.s_[:, part], dtype="int8").T))
+            for first in range(0, count, size):
+                part = slice(first, min(first + size, count))
+                yield MarkerBlock(self.info.iloc[part], np.ascontiguousarray(bed.read(np.s_[:, part], dtype="int8").T))
 
 
 def _read_table(path: Path, columns: list[str]) -> pd.DataFrame:

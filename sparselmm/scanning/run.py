@@ -88,7 +88,7 @@ def scan(
     traits = [_Trait(name, fits, source, (sample, data), interact, options) for name, fits in _traits(fit).items()]
     size = int(block or 0) or max(1, min(4096, GENOTYPES // max(1, source.n_samples)))
     store = None if out is None else Store(out, _manifest(traits, source, options, size))
-    with _progress(progress, source.n_markers) as advance:
+    with _progress(progress, None if source.info is None else len(source.info)) as advance:
         tables = _all_tables(traits, source.blocks(size), store, advance, client)
     if not tables:
         raise DataError("the genotypes have no markers")
@@ -174,6 +174,9 @@ class _Trait:
         self.name, self._fits, self._options = name, fits, options
         self._samples = source.samples, source.n_samples
         self._sample, self._interact = sample, interact
+        if source.info is not None and EVERY not in fits:
+            for name in dict.fromkeys(_chromosomes(source.info)):
+                self._fit(name)
         first = next(iter(fits))
         self.interactions = covariates(fits[first].spec, interact)[1]
         self._at: tuple[str, _Null] | None = None
@@ -203,19 +206,26 @@ class _Trait:
 
     def _null(self, chromosome: str) -> "_Null":
         if self._at is None or self._at[0] != chromosome:
-            if chromosome not in self._fits:
-                known = ", ".join(self._fits)
-                raise ModelError(f"there is no fit for chromosome '{chromosome}' of the genotypes; there are {known}")
-            fit = self._fits[chromosome]
+            fit = self._fit(chromosome)
             self._at = chromosome, _Null(fit, self._samples, self._sample, self._interact, self._options)
         return self._at[1]
+
+    def _fit(self, chromosome: str) -> Fit:
+        if chromosome not in self._fits:
+            known = ", ".join(self._fits)
+            raise ModelError(f"there is no fit for chromosome '{chromosome}' of the genotypes; there are {known}")
+        return self._fits[chromosome]
+
+
+def _chromosomes(info: pd.DataFrame) -> AnyArray:
+    if "chromosome" not in info.columns:
+        raise ModelError("a mapping chromosome -> fit needs markers with a chromosome: give a table as markers=")
+    return np.asarray(info["chromosome"].map(str))
 
 
 def _by_chromosome(block: MarkerBlock) -> Iterator[tuple[str, MarkerBlock]]:
     """Runs of markers of one chromosome."""
-    if "chromosome" not in block.info.columns:
-        raise ModelError("a mapping chromosome -> fit needs markers with a chromosome: give a table as markers=")
-    names = block.info["chromosome"].map(str).to_numpy()
+    names = _chromosomes(block.info)
     starts = np.flatnonzero(np.append(True, names[1:] != names[:-1]))
     for first, last in zip(starts, np.append(starts[1:], len(names)), strict=True):
         yield names[first], MarkerBlock(block.info.iloc[first:last], block.raw[first:last])

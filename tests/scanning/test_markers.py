@@ -276,4 +276,4 @@ def test_without_bed_reader_the_error_says_what_to_install(null, prefix, monkeyp
 
 def test_opening_reads_no_genotypes(prefix):
     source = open_markers(prefix)
-    assert (source.n_samples, source.n_markers) == (75, 14)
+    assert (source.n_samples, len(source.info)) == (75, 14)

@@ -353,7 +353,7 @@ def test_several_traits_in_one_pass(made, null, family_null):
     assert slm.scan([named, null, null], made.frame, sample=made.data.id).traits == ("y.3", "y", "y.3.3")
 
 
-def test_each_chromosome_has_its_own_null_model(made, null, family_null):
+def test_each_chromosome_has_its_own_null_model(made, null, family_null, tmp_path):
     info = pd.DataFrame({"marker": [f"rs{j}" for j in range(12)], "chromosome": [1] * 5 + [2] * 7})
     loco = slm.scan({1: null, 2: family_null}, made.genotypes, samples=made.ids, markers=info, sample="id", block=4)
     for chromosome, fit in ((1, null), (2, family_null)):
@@ -361,7 +361,11 @@ def test_each_chromosome_has_its_own_null_model(made, null, family_null):
         alone = slm.scan(fit, made.genotypes, samples=made.ids, markers=info, sample="id").table
         pd.testing.assert_frame_equal(loco.table[mine], alone[mine], rtol=SAME_RTOL)
     with pytest.raises(slm.ModelError, match="no fit for chromosome '2'"):
-        slm.scan({1: null}, made.genotypes, samples=made.ids, markers=info, sample="id")
+        slm.scan({1: null}, made.genotypes, samples=made.ids, markers=info, sample="id", block=4, out=tmp_path / "scan")
+    assert not (tmp_path / "scan").exists()  # it used to come when the scan got there
+    blocks = [(info[:5], made.genotypes[:, :5]), (info[5:], made.genotypes[:, 5:])]
+    with pytest.raises(slm.ModelError, match="block rs5 to rs11: there is no fit for chromosome '2'"):
+        slm.scan({1: null}, iter(blocks), samples=made.ids, sample="id")
     with pytest.raises(slm.ModelError, match="markers with a chromosome"):
         slm.scan({1: null}, made.frame, sample="id")
 
