@@ -244,10 +244,14 @@ def _is_genetic(term: "RandomTerm") -> bool:
 
 
 def _varying(stacked: "Stacked", found: Components, left_out: Sequence[Block]) -> Block | None:
-    """A block that counts in the phenotypic variance and has another variance in another row."""
+    """A block that counts in the phenotypic variance and has another variance in another row.
+
+    With groups of unknown parents it is the variance within groups.
+    """
     for b in found.blocks:
         if b.k is not None and not any(b is other for other in left_out):
             term = stacked.wide.terms[stacked.source[b.k][0]]
-            if sp.issparse(term.Z) or term.columns is not None or (term.Q is not None and term.Q.null_dim):
+            walk = term.Q is not None and term.Q.null_dim and not isinstance(term.Q, PedigreePrecision)
+            if sp.issparse(term.Z) or term.columns is not None or walk:
                 return b
     return None

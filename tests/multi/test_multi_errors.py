@@ -1,6 +1,7 @@
 """What `lmm_multi` refuses, with the name and the way out."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import sparselmm as slm
@@ -147,3 +148,17 @@ def test_text_of_a_fit():
     assert found.aic == pytest.approx(found.deviance + 2 * (4 + 3 + 3))
     assert found.bic == pytest.approx(found.deviance + np.log(cells.sum()) * 10)
     assert "-2 log-likelihood" in fit(reml=False).summary() and not fit(reml=False).reml
+
+
+def test_heritability_beside_groups_of_unknown_parents():
+    """The share of the variance within groups in their sum with R, by hand; it was refused."""
+    rng = np.random.default_rng(3)
+    sire, dam = (np.r_[np.zeros(20, dtype=int), 2 * rng.integers(0, 10, 60) + k] for k in (1, 2))
+    P = slm.Pedigree(np.arange(1, 81), sire, dam, groups=np.where(np.arange(80) % 3, "old", "new"))
+    table = pd.DataFrame({"animal": np.arange(1, 81).repeat(3)})
+    effects = rng.normal(size=(81, 2))[table["animal"]]
+    table[["t0", "t1"]] = effects + rng.normal(size=(240, 2))
+    found = slm.lmm_multi(["t0", "t1"], "~ ped(1 | animal, P)", table, context={"P": P})
+    G, R = np.diag(found.G("animal")), np.diag(found.R)
+    estimates = found.heritability().xs("heritability", level="quantity")["estimate"]
+    np.testing.assert_allclose(estimates, G / (G + R), rtol=1e-9)
