@@ -19,7 +19,7 @@ class Scan:
 
     table: a row a marker and trait, with `marker`, what is known of `chromosome`, `position`, `allele`, then `n`
     (people with a genotype), `mean`, `effect`, `se`, `statistic`, `p_value`, `minus_log10_p` (of p-values below
-    1e-308 too, which are zero), `reason` (why a row has none).
+    1e-308 too, which are zero), `reason` (why a row has none, or what was wrong when it was estimated again).
     traits: names of the responses. effects: ("",) and a suffix for each interaction.
     """
 

@@ -7,6 +7,7 @@ import pytest
 
 import sparselmm as slm
 from sparselmm.datasets import load_dataset
+from sparselmm.likelihood import Likelihood
 from tests.problems import PROBLEMS
 
 SAME = 1e-12  # the same arithmetic on the same numbers; one product of X'WX with y in another order of summation
@@ -79,6 +80,18 @@ def test_fits_that_share_an_engine_do_not_disturb_each_other():
         np.testing.assert_allclose(fit.vcov, untouched.vcov, rtol=1e3 * SAME)
 
 
+def test_nothing_is_analysed_again(monkeypatch):
+    fit = PROBLEMS["crossed"].model().fit()
+    expected = fit.refit(fit.spec.y[::-1])
+
+    def refuse(*arguments, **options):
+        raise AssertionError("a pattern was analysed")
+
+    monkeypatch.setattr(Likelihood, "__init__", refuse)
+    monkeypatch.setattr(type(fit.likelihood.engine._slot.engine), "__init__", refuse)
+    assert fit.refit(fit.spec.y[::-1]).deviance == expected.deviance
+
+
 def test_a_start_reaches_the_same_optimum():
     fit = PROBLEMS["crossed"].model().fit()
     y = fit.spec.y + np.sin(np.arange(fit.nobs))
@@ -90,6 +103,9 @@ def test_a_start_reaches_the_same_optimum():
     [
         (np.zeros(3), r"shape \(3,\) for 144 rows"),
         (["a"] * 144, "not numeric"),
+        (np.array(["1", "2"] * 72), "not numeric: it has dtype <U1"),
+        (np.datetime64("2020-01-01") + np.arange(144), "not numeric: it has dtype datetime64"),  # was nanoseconds
+        (np.arange(144) + 1j, "not numeric: it has dtype complex128"),  # was its real part
         (np.where(np.arange(144) == 7, np.nan, 1.0), "1 of 144 values are infinite or missing"),
         (np.ones(144), "constant"),
     ],
