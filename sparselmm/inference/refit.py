@@ -45,11 +45,11 @@ def refit(fit: "Fit", y: Any, *, start: FloatArray | None = None) -> "Fit":
 
 def response(y: Any, n: int) -> FloatArray:
     """y as n finite numbers; DataError where it is none of the kind."""
-    values = np.asarray(y)
-    if values.dtype.kind not in "biufO":
-        raise DataError(f"the new response is not numeric: it has dtype {values.dtype}")
+    kind = np.asarray(y).dtype
+    if kind.kind not in "biufO":
+        raise DataError(f"the new response is not numeric: it has dtype {kind}")
     try:
-        out = values.astype(np.float64)
+        out = np.array(y, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise DataError(f"the new response is not numeric: {error}") from error
     if out.shape != (n,):

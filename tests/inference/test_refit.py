@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import sparselmm as slm
@@ -22,8 +23,6 @@ def ar1_table(n=160):
 
 
 def table():
-    import pandas as pd
-
     return pd.DataFrame(ar1_table())
 
 
@@ -107,6 +106,7 @@ def test_a_start_reaches_the_same_optimum():
         (np.datetime64("2020-01-01") + np.arange(144), "not numeric: it has dtype datetime64"),  # was nanoseconds
         (np.arange(144) + 1j, "not numeric: it has dtype complex128"),  # was its real part
         (np.where(np.arange(144) == 7, np.nan, 1.0), "1 of 144 values are infinite or missing"),
+        (pd.array([1, None] * 72, dtype="Int64"), "72 of 144 values are infinite or missing"),
         (np.ones(144), "constant"),
     ],
 )
