@@ -132,7 +132,7 @@ def _plain_object(value: Any) -> Any:
     if isinstance(value, formulaic.ModelSpec):
         return {"design": _plain_spec(value)}
     raise ModelError(
-        f"{type(value).__name__} cannot be stored without pickle: make a column of that transformation first"
+        f"{type(value).__name__} cannot be stored without pickle: give such labels as text, a transformation as a column"
     )
 
 
@@ -181,7 +181,7 @@ def _read_array(value: dict[str, Any]) -> Any:
 
 
 def _read_index(value: dict[str, Any]) -> pd.Index:
-    return pd.Index(read(value["index"]), dtype=value["dtype"], name=read(value["name"]))
+    return pd.Index(read(value["index"]), dtype=value["dtype"], name=read(value["name"]), tupleize_cols=False)
 
 
 def _read_multiindex(value: dict[str, Any]) -> pd.MultiIndex:

@@ -52,7 +52,7 @@ def _groups(fit: "Fit", by: Any) -> tuple[pd.Index, IntArray]:
     if isinstance(by, str):
         for term in fit.spec.terms:
             if term.name == by and term.Q is None and not sp.issparse(term.Z):
-                return pd.Index(term.labels(), name=by), np.asarray(term.Z)
+                return pd.Index(term.labels(), name=by, tupleize_cols=False), np.asarray(term.Z)
         known = ", ".join(dict.fromkeys(repr(t.name) for t in fit.spec.terms if t.Q is None)) or "none"
         raise ModelError(f"cooks_distance(by={by!r}): a group of independent levels ({known}), or labels of the rows")
     values = np.asarray(by)

@@ -283,3 +283,16 @@ def test_what_is_there_can_be_listed_and_nothing_set(fits, tmp_path):
     assert {"predict", "ranef", "summary", *FACTS, *TABLES} <= set(dir(saved))
     with pytest.raises(FrozenInstanceError, match="cannot assign to field 'mine'"):
         saved.mine = 1
+
+
+def test_labels_that_are_tuples_stay_labels(tmp_path):
+    """pandas makes a MultiIndex of them, for which `ranef` and `load` had no names."""
+    rng = np.random.default_rng(9)
+    code = rng.integers(0, 6, 60)
+    pairs = pd.Series([(int(k), "a") for k in code], dtype=object)
+    table = pd.DataFrame({"y": rng.normal(size=6)[code] + rng.normal(size=60), "g": code, "pair": pairs})
+    fit, plain = (slm.lmm(f"y ~ (1 | {g})", table) for g in ("pair", "g"))
+    assert fit.ranef()["pair"].index.to_list() == [(k, "a") for k in range(6)]
+    np.testing.assert_array_equal(fit.ranef()["pair"], plain.ranef()["g"])
+    fit.save(tmp_path / "pairs.json")
+    np.testing.assert_array_equal(slm.load(tmp_path / "pairs.json").predict(table), plain.predict(table))
