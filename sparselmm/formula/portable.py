@@ -132,7 +132,7 @@ def _plain_object(value: Any) -> Any:
     if isinstance(value, formulaic.ModelSpec):
         return {"design": _plain_spec(value)}
     raise ModelError(
-        f"{type(value).__name__} cannot be stored without pickle: give such labels as text, a transformation as a column"
+        f"{type(value).__name__} cannot be stored without pickle: make text of such labels, columns of transformations"
     )
 
 

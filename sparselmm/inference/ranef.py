@@ -48,7 +48,9 @@ def effect_table(
 ) -> pd.DataFrame:
     """b (m, r) as a table, levels by effects; with errors (m, r) `<effect>_se` beside each. effects: other names."""
     effects = term.effects if effects is None else effects
-    index = term.levels if isinstance(term.levels, pd.Index) else pd.Index(term.labels(), name=term.name, tupleize_cols=False)
+    index = term.levels
+    if not isinstance(index, pd.Index):
+        index = pd.Index(term.labels(), name=term.name, tupleize_cols=False)
     frame = pd.DataFrame(b, index=index, columns=list(effects), copy=True)
     if errors is None:
         return frame
