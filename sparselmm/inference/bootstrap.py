@@ -78,8 +78,9 @@ class Bootstrap:
         below it at a lower end, as not below at an upper one: z0 is so that of an estimate just inside. Estimates of
         coefficients are symmetric (Kackar & Harville 1984, J. Amer. Statist. Assoc. 79): "bca" has z0 = a = 0 there.
 
-        A correlation is NaN in replicates where a variance is zero, and those do not count. Davison & Hinkley
-        (1997), Bootstrap Methods and their Application, section 5.2.
+        A correlation is NaN in replicates where a variance is zero, and those do not count. Percentiles are those at
+        (n + 1) p, which are beyond the outermost of fewer than 39 replicates (95 %): these end the interval then.
+        Davison & Hinkley (1997), Bootstrap Methods and their Application, section 5.2.
         Errors: ModelError for "bca" where effects were kept: the replicates are then not those of the likelihood.
         """
         check_kind(kind, self.effects if self.fit is not None else None)

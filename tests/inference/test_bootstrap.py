@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from rich.progress import Progress
 from scipy.stats import norm
 
 import sparselmm as slm
@@ -180,10 +181,16 @@ def test_intervals_by_their_definitions():
     assert boot.n_failed == 0 and boot.bias["a"] == pytest.approx(a.mean() - 0.5)
 
 
-def test_progress_is_shown(fit, capsys):
-    fit.bootstrap(1, seed=1, progress=True)
-    fit.bootstrap(1, seed=1)
-    assert capsys.readouterr().err == ""
+def test_progress_is_shown(fit, tmp_path, monkeypatch):
+    """A bar that begins with what the file has, and moves by each replicate; none unless it is asked for."""
+    seen = []
+    add, advance = Progress.add_task, Progress.advance
+    monkeypatch.setattr(Progress, "add_task", lambda self, *a, **k: seen.append(k) or add(self, *a, **k))
+    monkeypatch.setattr(Progress, "advance", lambda self, *a: seen.append("moved") or advance(self, *a))
+    fit.bootstrap(1, seed=1, file=tmp_path / "f")
+    assert not seen
+    fit.bootstrap(3, file=tmp_path / "f", progress=True)
+    assert seen == [{"total": 3, "completed": 1}, "moved", "moved"]
 
 
 @pytest.mark.parametrize(
