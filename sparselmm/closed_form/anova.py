@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from .._errors import DataError
 from .._typing import FloatArray, IntArray
@@ -134,7 +135,10 @@ def _balanced_means(z: FloatArray, codes: IntArray, name: str) -> FloatArray:
 
 
 def _as_response(y: FloatArray) -> FloatArray:
-    y = np.asarray(y, dtype=np.float64)
+    try:
+        y = np.asarray(y, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"y is a vector of numbers: {error}") from error
     if y.ndim != 1 or len(y) == 0:
         raise DataError(f"y has shape {y.shape}, expected a vector of observations")
     if not np.isfinite(y).all():
@@ -148,7 +152,7 @@ def _codes(labels: Sequence[Any], name: str, n: int) -> IntArray:
     values = labels.tolist() if isinstance(labels, np.ndarray) else list(labels)
     if len(values) != n:
         raise DataError(f"'{name}' has {len(values)} labels, y has {n} values")
-    if any(v is None or v != v for v in values):
+    if pd.isna(pd.Series(values, dtype=object)).any():
         raise DataError(f"'{name}' has missing labels; drop these rows")
     seen: dict[Any, int] = {}
     return np.array([seen.setdefault(v, len(seen)) for v in values], dtype=np.int64)

@@ -1,6 +1,7 @@
 """Balanced ANOVA in closed form against published fits and against a numeric search of the textbook likelihood."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.optimize import minimize
 
@@ -197,3 +198,13 @@ def test_bad_values_are_refused():
     for constant in (0.1, 1e9 / 3):
         with pytest.raises(DataError, match="does not vary within its groups"):
             one_way(np.repeat([constant, 2 * constant], 3), list("aaabbb"))
+
+
+def test_values_that_pandas_brings():
+    """Its NA compares with nothing, which was a TypeError; text in place of numbers was a ValueError of numpy."""
+    y = [1.0, 3.0, 2.0, 5.0]
+    with pytest.raises(DataError, match="'group' has missing labels"):
+        one_way(y, pd.array([1, 1, 2, None], dtype="Int64"))
+    with pytest.raises(DataError, match="y is a vector of numbers"):
+        one_way(["x", "y", "z", "w"], list("aabb"))
+    assert one_way(pd.Series(y, dtype="Float64"), pd.array([1, 1, 2, 2], dtype="Int64")).mean == 2.75
