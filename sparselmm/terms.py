@@ -87,6 +87,11 @@ class RandomTerm:
         if not isinstance(self.structure, (str, Covariance)):
             kind = type(self.structure).__name__
             raise ModelError(f"term '{self.name}': structure is a word such as 'us' or a Covariance, not {kind}")
+        if self.Q is not None and not isinstance(self.Q, Precision):
+            raise ModelError(
+                f"term '{self.name}': Q is a Precision such as Known(matrix), a pedigree's precision() or "
+                f"structures.AR1(lengths), not {type(self.Q).__name__}"
+            )
         m, r = self._read_sparse() if sp.issparse(self.Z) else self._read_codes()
         effects = tuple(self.effects) or (("Intercept",) if r == 1 else tuple(f"x{j}" for j in range(r)))
         if len(effects) != r:
@@ -306,6 +311,10 @@ def _check_spec(spec: ModelSpec) -> None:
         | {f"term '{t.name}'": t.n_rows for t in spec.terms}
     )
     if spec.residual is not None:
+        if isinstance(spec.residual, str):
+            raise ModelError(
+                f"residual='{spec.residual}' is for formulas: arrays take an object, as structures.AR1Residual(t, g)"
+            )
         lengths[f"residual {spec.residual.label}"] = spec.residual.n_rows
     lengths |= {k: len(v) for k, v in (("weights", spec.weights), ("offset", spec.offset)) if v is not None}
     for what, length in lengths.items():

@@ -154,3 +154,13 @@ def test_T_is_another_name_for_the_structure_beside_Q():
     assert own.covariance is named.covariance
     with pytest.raises(slm.ModelError, match=r"T= and structure= are two names"):
         slm.RandomTerm(codes, "diag", columns=X, T="us")
+
+
+def test_structures_that_are_none():
+    """A matrix in place of a precision, and the text of a formula: they were AttributeErrors."""
+    codes = np.repeat(np.arange(18), 10)
+    with pytest.raises(slm.ModelError, match=r"Q is a Precision such as Known\(matrix\).*, not ndarray"):
+        slm.RandomTerm(codes, Q=np.eye(18), name="g")
+    y, X = np.arange(180.0), np.ones((180, 1))
+    with pytest.raises(slm.ModelError, match=r"is for formulas: arrays take an object, as structures.AR1Residual"):
+        slm.LinearMixedModel.from_arrays(y, X, [slm.RandomTerm(codes)], residual="ar1(Days | Subject)")
