@@ -40,10 +40,13 @@ class MarginalMeans:
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row a mean: its levels, emmean, std_error, df, lower, upper; NaN where the data do not determine it."""
+        """A row a mean: its levels, emmean, std_error, df, lower, upper; NaN where the data do not determine it.
+
+        Here and below levels of a column that is called as one of these, as `t`, are called `t_`.
+        """
         columns = ["estimate", "std_error", "df", "lower", "upper"]
         numbers = with_interval(self._estimates(self.L), self.level)[columns].rename(columns={"estimate": "emmean"})
-        return Table(pd.concat([self.levels, numbers], axis=1))
+        return Table(pd.concat([self.levels.rename(columns=lambda name: _apart(name, numbers)), numbers], axis=1))
 
     def pairs(self, adjust: str = "tukey") -> pd.DataFrame:
         """All differences within each group of `by`: contrast, estimate, std_error, df, t (or z), p_value.
@@ -75,7 +78,7 @@ class MarginalMeans:
             table["p_value"] = known[adjust](table, len(levels))
             table.insert(0, "contrast", list(made))
             for j, name in enumerate(self.by):
-                table.insert(1 + j, name, levels[name].iloc[0])
+                table.insert(1 + j, _apart(name, table), levels[name].iloc[0])
             parts.append(table)
         return Table(pd.concat(parts, ignore_index=True))
 
@@ -126,6 +129,11 @@ def emmeans(
     shown = tuple(dict.fromkeys((*wanted, *within)))
     levels, L = average(fit, values, shown)
     return MarginalMeans(fit, levels, within, L, ddf_method(fit, ddf), level)
+
+
+def _apart(name: str, table: pd.DataFrame) -> str:
+    """The name, with an underscore where the table has such a column."""
+    return name + "_" if name in table else name
 
 
 def _names(given: Any) -> tuple[str, ...]:

@@ -208,3 +208,18 @@ def test_what_is_no_grid_is_refused(arguments, message):
     fit = slm.lmm("Reaction ~ Days + (1 | Subject)", load_dataset("sleepstudy"))
     with pytest.raises(slm.ModelError, match=message):
         fit.emmeans(**({"specs": "Days"} | arguments))
+
+
+def test_columns_called_as_those_of_the_tables():
+    """Times are often `t`, which stood beside the statistic of the differences: an error of pandas."""
+    rng = np.random.default_rng(1)
+    table = pd.DataFrame(
+        {"arm": np.tile(["a", "b"], 60), "t": np.tile(np.arange(6), 20), "g": np.repeat(np.arange(12), 10)}
+    )
+    table["df"], table["y"] = np.where(table["t"] % 2, "even", "odd"), rng.normal(size=120)
+    renamed = table.rename(columns={"t": "time", "df": "kind"})
+    fit, plain = slm.lmm("y ~ arm * t + df + (1 | g)", table), slm.lmm("y ~ arm * time + kind + (1 | g)", renamed)
+    found, expected = fit.emmeans("arm", by="t", at={"t": [0, 5]}), plain.emmeans("arm", by="time", at={"time": [0, 5]})
+    pd.testing.assert_frame_equal(found.pairs().rename(columns={"t_": "time"}), expected.pairs())
+    pd.testing.assert_frame_equal(found.table.rename(columns={"t": "time"}), expected.table)
+    assert fit.emmeans("df").table.columns.to_list() == ["df_", "emmean", "std_error", "df", "lower", "upper"]
