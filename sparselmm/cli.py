@@ -63,6 +63,8 @@ def fit_command(
 ) -> None:
     """Fit a model to a table and print its summary."""
     with clear_errors():
+        if errors and not save:
+            raise DataError("--errors is part of what --save writes: give --save OUT too")
         table = read(file)
         import sparselmm as slm
 

@@ -193,3 +193,8 @@ def test_other_ways_to_a_table(sleepstudy, tmp_path):
     pd.read_csv(sleepstudy).to_csv(semicolons, sep=";", index=False)
     assert "separate its columns by commas" in message(run("fit", FORMULA, semicolons))
     assert "the formula comes first" in message(run("fit", sleepstudy, FORMULA))
+
+
+def test_errors_without_a_file_to_save_them_in(sleepstudy):
+    result = run("fit", FORMULA, sleepstudy, "--errors")
+    assert result.exit_code == 1 and "--errors is part of what --save writes" in result.output
