@@ -317,6 +317,26 @@ def test_rows_without_the_time_of_a_residual_are_left_out_of_the_column(made):
     pd.testing.assert_frame_equal(slm.scan(fit, made.frame, sample="id", data=table).table, by_label, check_exact=True)
 
 
+@pytest.mark.parametrize("test", ["wald", "score"])
+@pytest.mark.parametrize("interact", [None, "x"])
+@pytest.mark.parametrize("options", [{}, {"reml": False}, {"fixed": {"sd_Intercept|id": 1.5}}])
+def test_reestimated_tests_are_those_of_the_model_with_the_marker(made, test, interact, options):
+    """By its criterion, with what was held; t and F of the fitted model's own coefficients, z and chi^2 / 2."""
+    table = slm.scan(
+        slm.lmm("y ~ x + (1 | id)", made.data, **options), made.frame[["rs7"]], sample="id", test=test,
+        interact=interact, reestimate=1.0,
+    ).table.loc[0]  # fmt: skip
+    g = made.genotypes[:, 7]
+    g = np.where(np.isnan(g), np.nanmean(g), g)[people(made.data)]
+    names = ["g", "gx"][: 1 if interact is None else 2]
+    fit = slm.lmm(f"y ~ x + {' + '.join(names)} + (1 | id)", made.data.assign(g=g, gx=g * made.data.x), **options)
+    beta, V = fit.fixef[names], fit.vcov.loc[names, names]
+    F, c = float(beta @ np.linalg.solve(V, beta)) / len(names), len(names)
+    p = stats.f.sf(F, c, 150 - 2 - c) if test == "wald" else stats.chi2.sf(c * F, c)
+    assert table.p_lmm == pytest.approx(p, rel=1e-4)  # of z, within 1e-5
+    assert table.statistic_lmm == pytest.approx(F if interact else beta["g"] / fit.fixef_se["g"], rel=1e-4)
+
+
 def test_only_hits_are_reestimated():
     made = study(effect=1.0, gaps=0.0)
     fit = slm.lmm("y ~ x + (1 | id)", made.data)
