@@ -170,3 +170,20 @@ def test_rows_that_lack_a_time_or_a_stratum_are_dropped():
     assert isinstance(complete, pd.DataFrame)
     same = slm.lmm("distance ~ age", complete, residual="ar1(occasion | Subject) * varident(sex)")
     assert fit.deviance == same.deviance
+
+
+@pytest.mark.parametrize("unit", [2, 1440, 86_400])
+def test_steps_that_are_far_apart(unit):
+    """Days counted in minutes or seconds: rho = 0.5 is no correlation there, where the search stayed, 21 above.
+
+    The criterion is that of steps of one, and the correlation its root. An even number of steps hides the sign.
+    """
+    rng = np.random.default_rng(4)
+    g, t = np.repeat(np.arange(12), 10), np.tile(np.arange(10), 12)
+    e = rng.normal(size=120)
+    for k in np.flatnonzero(t):
+        e[k] = 0.8 * e[k - 1] + 0.6 * e[k]
+    table = pd.DataFrame({"y": e, "g": g, "t": t})
+    plain, apart = (slm.lmm("y ~ 1", table.assign(t=t * c), residual="ar1(t | g)") for c in (1, unit))
+    assert apart.deviance == pytest.approx(plain.deviance, abs=1e-6)  # 1 - rho = 1e-6 cancels
+    assert apart.varpar["rho_residual"] == pytest.approx(plain.varpar["rho_residual"] ** (1 / unit), rel=1e-6)
