@@ -79,8 +79,10 @@ def test_one_that_does_not_converge_is_fitted_alone(monkeypatch):
 
     def stopped(block):
         out = fit(block)
-        out.converged[1], out.sigma[1] = False, np.nan
+        out.converged[1], out.sigma[1], out.loglik[1] = False, np.nan, 0.0
         return out
 
     monkeypatch.setattr(sampler.fitter, "fit", stopped)
     assert sampler.replicates([0, 1])[1] == expected[1]
+    Y = np.column_stack([sampler.alone.draw(i) for i in (0, 1)])
+    assert sampler.deviances(Y)[1] == sampler.alone.deviances(Y)[1]
