@@ -49,6 +49,10 @@ CASES = {
     "ar1 effects": ("y ~ x + ar1(0 + t | g)", {}),
     "ou effects": ("y ~ x + ou(0 + t | g)", {}),
     "pedigree": ("y ~ x + ped(1 + x | id, P)", {"context": {"P": pedigree()}}),
+    "a matrix of large variances": (
+        "y ~ x + known(1 | f, K)",
+        {"context": {"K": slm.Known(900.0 * (0.5 * np.eye(3) + 0.5), kind="covariance")}},
+    ),
     "ar1 residual": ("y ~ x + (1 | g)", {"residual": "ar1(t | g)", "weights": "w"}),
     "strata": ("y ~ x + (1 | g)", {"residual": "varident(f)"}),
     "product": ("y ~ x + (1 | g)", {"residual": "ou(t | g) * varident(f)"}),
