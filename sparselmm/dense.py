@@ -106,11 +106,18 @@ class DenseLikelihood:
     def scaling(self) -> FloatArray:
         """Matrix S (k, k), x = S theta: coordinates of order one for an optimiser."""
         out = np.eye(self.parameters.count)
-        triples = zip(self.spec.terms, self.parameters.structures, self.parameters.slices, strict=True)
-        for term, structure, part in triples:
+        for structure, basis, part in zip(self.parameters.structures, self.bases, self.parameters.slices, strict=True):
+            out[part, part] = structure.scaling(basis)
+        return out
+
+    @property
+    def bases(self) -> list[FloatArray]:
+        """What turns T of each term into that of effects of unit size."""
+        out = []
+        for term in self.spec.terms:
             squares = (_dense(term) ** 2).reshape(term.n_rows, term.n_levels, term.n_effects).sum(axis=1)
             weighted = squares if self.spec.weights is None else squares * self.spec.weights[:, None]
-            out[part, part] = structure.scaling(np.diag(np.sqrt(weighted.mean(axis=0))))
+            out.append(np.diag(np.sqrt(weighted.mean(axis=0))))
         return out
 
     def _psi(self, theta: FloatArray) -> list[FloatArray]:

@@ -15,10 +15,11 @@ from .fixed import beside_diffuse, design_matrix
 from .likelihood import Derivatives, Evaluation, Likelihood
 from .optimize import Iteration, Optimum, Options
 from .parameters import Parameters
-from .search import best_start, search, shortened
+from .search import best_start, shortened
 from .start import starting_theta
 from .structures.limits import at_bounds
 from .terms import RandomTerm
+from .turning import search_in_order
 
 EXACT = 1e-10  # sums of squares below this part of those without random effects, and still falling, are none
 ROOM = 3e-4  # beyond two of `charts.STEP`
@@ -28,7 +29,7 @@ WITHIN = 1e-12  # of an effect's sum of squares: what rounding leaves of it besi
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Estimate:
-    """Where the search ended. optimum is None where every parameter was held. n_iter counts EM steps too.
+    """Where the search ended. optimum is None where every parameter was held. n_iter counts the start's steps too.
 
     n_factorisations: of the equations, for the start, the search, the certificate and the answer. sigma_is_zero: a term
     has taken the place of the residuals, and sigma is computed at 1/`charts.LOUDEST` of the sd of its steps.
@@ -74,6 +75,10 @@ class _Point:
         return chart.pull_back(x, likelihood.derivatives(theta, reml=reml, sigma=sigma))
 
 
+def _points(reml: bool, likelihood: Likelihood | DenseLikelihood, chart: Chart) -> Callable[[FloatArray], _Point]:
+    return partial(_Point, likelihood, reml, chart)
+
+
 def estimate(
     likelihood: Likelihood | DenseLikelihood,
     *,
@@ -83,7 +88,7 @@ def estimate(
     options: Options = Options(),  # noqa: B008 - frozen
     report: Callable[[Iteration], None] | None = None,
 ) -> Estimate:
-    """Minimise the criterion. held: `varpar` names with values. start: theta (k,), by moments and EM if None."""
+    """Minimise the criterion. held: `varpar` names with values. start: theta (k,), by moments and a step if None."""
     if reml not in (True, False):
         raise ModelError(f"reml={reml!r}: True for REML, False for maximum likelihood")
     _check_apart(likelihood, held or {}, reml)
@@ -103,7 +108,7 @@ def estimate(
             x = best_start(evaluate, chart, x)
         radius = max(options.radius, 0.7 * float(np.linalg.norm(x)))
         options = replace(options, radius=radius, rounding=max(options.rounding, likelihood.rounding))
-        chart, optimum = search(lambda chart: partial(_Point, likelihood, reml, chart), chart, x, options, report)
+        chart, optimum = search_in_order(partial(_points, reml), likelihood, chart, x, options, report)
         x = optimum.x
         _check_bounded(likelihood, chart, optimum, reml)
     theta, sigma_at = chart.model(x)

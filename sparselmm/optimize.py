@@ -15,7 +15,6 @@ from ._typing import BoolArray, FloatArray
 
 PATIENCE, MOST_DIFFERENCES = 12, 12  # iterations before the Hessian is made of differences; coordinates at most
 UNBOUNDED = 2 * PATIENCE  # the same where no coordinate has bounds: earlier costs more than it saves
-LAST_DIGITS = 1e-14
 DIFFERENCE = 1e-4  # of a coordinate, or of 1: of an exact gradient
 SHORTEST = 1e-9  # step, relative to x, that says something
 LONGEST = 2.0  # step of a coordinate with bounds: a factor of 7 in a rate
@@ -131,10 +130,8 @@ class _Newton:
 
     @property
     def converged(self) -> bool:
-        """The certificate; three times as much will do where what could be gained is below the value's last digits."""
-        norm = self.log[-1].gradient_norm
-        nothing_left = 0.5 * norm**2 <= LAST_DIGITS * abs(self.value)
-        return norm <= (3.0 if nothing_left else 1.0) * self.options.tolerance
+        """The certificate."""
+        return self.log[-1].gradient_norm <= self.options.tolerance
 
     @property
     def free(self) -> BoolArray:
@@ -287,11 +284,16 @@ class _Newton:
     def optimum(self) -> Optimum:
         """The record of the search."""
         last = self.log[-1]
-        message = "converged" if self.converged else self.message or f"no end within {self.options.max_iter} iterations"
+        message = "converged" if self.converged else self.message or no_end(len(self.log) - 1)
         return Optimum(
             self.x, self.value, self.gradient, self._model(), last.gradient_norm, self.converged,
             len(self.log) - 1, self.n_evaluations, self.method, message, tuple(self.log),
         )  # fmt: skip
+
+
+def no_end(n_iter: int) -> str:
+    """What a search says whose iterations are used up."""
+    return f"no end within {n_iter} iteration{'' if n_iter == 1 else 's'}"
 
 
 def scaled_gradient(gradient: FloatArray, hessian: FloatArray) -> float:

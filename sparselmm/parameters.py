@@ -1,5 +1,6 @@
 """theta of a model: which structure owns which part of it, and what the parts are called."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,6 +51,12 @@ class Parameters:
     def _take(self, size: int) -> slice:
         self.count += size
         return slice(self.count - size, self.count)
+
+    def with_structures(self, structures: list[Covariance]) -> "Parameters":
+        """The same parameters where T of each term has other coordinates, as many."""
+        out = copy.copy(self)
+        out.structures = structures
+        return out
 
     def check(self, theta: Any) -> FloatArray:
         """theta as a vector of the right length; ModelError names the parameters."""

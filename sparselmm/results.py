@@ -393,7 +393,7 @@ class Fit:
 
     @property
     def n_iter(self) -> int:
-        """Iterations, EM steps of the start included."""
+        """Iterations, the steps of the start included."""
         return self.estimate.n_iter
 
     @property

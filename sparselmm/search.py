@@ -13,7 +13,7 @@ import numpy as np
 
 from ._typing import BoolArray, FloatArray
 from .charts import LOUD, QUIET, Chart, FreeChart, RelativeChart
-from .optimize import Iteration, Optimum, Options, Point, minimise, scaled_gradient
+from .optimize import Iteration, Optimum, Options, Point, minimise, no_end, scaled_gradient
 from .structures.limits import Bounds, at_bounds
 
 Evaluate = Callable[[FloatArray], Point]
@@ -50,8 +50,8 @@ def search(
     if not (stages.is_loud and isinstance(chart, FreeChart)):
         return chart, before
     relative = RelativeChart(chart, int(chart.loudness(before.x).argmax()))
-    stages = _Stages(at(relative), relative, options, _numbered(report, before.n_iter))
-    return relative, _joined(before, stages.run(relative.turned(before.x)))
+    stages = _Stages(at(relative), relative, options, numbered(report, before.n_iter))
+    return relative, joined(before, stages.run(relative.turned(before.x)))
 
 
 def shortened(evaluate: Evaluate, chart: Chart, x: FloatArray) -> FloatArray:
@@ -304,19 +304,19 @@ class _Stages:
         """Go on from x with what is left of the iterations, or where there is a fallback with that alone."""
         before = self.optimum
         left = 0 if options.fallback else self.options.max_iter - before.n_iter
-        report = _numbered(self.report, before.n_iter)
-        self.optimum = _joined(before, minimise(self.evaluate, x, replace(options, max_iter=left), report, bounds))
+        report = numbered(self.report, before.n_iter)
+        self.optimum = joined(before, minimise(self.evaluate, x, replace(options, max_iter=left), report, bounds))
 
 
-def _joined(before: Optimum, after: Optimum) -> Optimum:
+def joined(before: Optimum, after: Optimum) -> Optimum:
     """The end of a search that went on from `before`, with the log of both."""
     log = (*before.log, *(replace(line, number=line.number + before.n_iter) for line in after.log[1:]))
-    return replace(
-        after, n_iter=before.n_iter + after.n_iter, n_evaluations=before.n_evaluations + after.n_evaluations, log=log
-    )
+    n_iter, n_evaluations = before.n_iter + after.n_iter, before.n_evaluations + after.n_evaluations
+    message = no_end(n_iter) if after.message == no_end(after.n_iter) else after.message
+    return replace(after, n_iter=n_iter, n_evaluations=n_evaluations, log=log, message=message)
 
 
-def _numbered(report: Report | None, first: int) -> Report | None:
+def numbered(report: Report | None, first: int) -> Report | None:
     """The report with the iterations counted on."""
     if report is None:
         return None

@@ -1,4 +1,4 @@
-"""Starting values from the cross-products: moments of the least-squares residual, then EM until Newton is near."""
+"""Starting values from the cross-products: moments of the least-squares residual, then steps until Newton is near."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,11 @@ from .likelihood import Derivatives, Likelihood
 # Of a variance ratio. Near zero the criterion is flat in T, so do not start there; STANDARD_ERRORS of the residual
 # variance, sqrt(2/n) each, are enough.
 FLOOR, CEILING, STANDARD_ERRORS = 0.2, 1e4, 3.0
-EM_STEPS, TRUST = 2, 5.0  # at most; Newton is trusted where it promises to lower the deviance by less than this
+STEPS, TRUST = (
+    int(__import__("os").environ.get("STEPS", "2")),
+    float(__import__("os").environ.get("TRUST", "5.0")),
+)  # at most; Newton is trusted where it promises to lower the deviance by less than this
+FARTHEST = 0.9  # part of a variance by which a step may move it: then it is ten times as large
 SINGULAR = 1e-8  # lowest eigenvalue of a Hessian with a diagonal of ones
 RELATIVE = 1e-14  # rounding of a slope, or of a coefficient that has come to zero
 PROBES = 8  # random vectors for the traces of relationships
@@ -133,19 +137,46 @@ def _has_few_rows(likelihood: Likelihood, k: int) -> bool:
 
 
 def starting_theta(likelihood: Likelihood, *, reml: bool) -> tuple[FloatArray, int]:
-    """theta to start from, (k,), and how many EM steps led there."""
+    """theta to start from, (k,), and how many steps led there."""
     if not likelihood.spec.terms:
         return likelihood.parameters.start([]), 0
     theta = _nearest(likelihood, [np.diag(np.sqrt(r)) for r in moment_ratios(likelihood)])
     if any(t.Q is not None for t in likelihood.spec.terms):  # EM is slow along correlated levels, Newton is not
         return theta, 0
-    for step in range(EM_STEPS):
+    for step in range(STEPS):
         likelihood(theta, reml=reml)  # says so where nothing is left of the response
         derivatives = likelihood.derivatives(theta, reml=reml)
         if _is_near(derivatives):
             return theta, step
-        theta = _nearest(likelihood, list(derivatives.em))
-    return theta, EM_STEPS
+        theta = _nearest(likelihood, _straight_in_precisions(likelihood, theta, derivatives) or list(derivatives.em))
+    return theta, STEPS
+
+
+def _straight_in_precisions(likelihood: Likelihood, theta: FloatArray, at: Derivatives) -> list[FloatArray] | None:
+    """Roots of each G after the step by the average information, taken along a straight line in G^-1.
+
+    For one variance v of m effects that are seen without noise -2l = m log v + S/v, the average information is S/v^3,
+    and the step ends at the optimum S/m wherever it began (docs/explanation/criterion.md, 9). With dG the step,
+    G becomes (G^-1 - G^-1 dG G^-1)^-1. None where that is not positive definite, or FARTHEST.
+    """
+    size = np.sqrt(np.maximum(np.diag(at.information), 0.0))
+    if not (size > 0.0).all():
+        return None
+    values, vectors = np.linalg.eigh(at.information / np.outer(size, size))
+    if values[0] < SINGULAR:
+        return None
+    step, parameters, roots = (
+        -(vectors @ ((vectors.T @ (at.gradient / size)) / values)) / size,
+        likelihood.parameters,
+        [],
+    )
+    for basis, structure, part in zip(likelihood.bases, parameters.structures, parameters.slices, strict=True):
+        T, half = basis @ structure.factor(theta[part]), np.linalg.inv(structure.factor(theta[part]))
+        growth, axes = np.linalg.eigh(half @ np.tensordot(step[part], structure.gradient(theta[part]), 1) @ half.T)
+        if growth[-1] > FARTHEST:
+            return None
+        roots.append(np.asarray(T @ axes / np.sqrt(1.0 - growth)))
+    return roots
 
 
 def _is_near(at: Derivatives) -> bool:

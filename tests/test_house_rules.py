@@ -23,7 +23,7 @@ LAYERS = {
     **dict.fromkeys(["formula", "equations"], 4),
     **dict.fromkeys(["coefficients", "marginal", "parameters", "residual_score", "likelihood", "dense", "start"], 5),
     **dict.fromkeys(["optimize"], 6),
-    **dict.fromkeys(["charts", "search", "fitting"], 6.5),
+    **dict.fromkeys(["charts", "search", "turning", "fitting"], 6.5),
     **dict.fromkeys(["results"], 7),
     **dict.fromkeys(["many"], 7.5),
     **dict.fromkeys(["inference"], 8),

@@ -221,3 +221,50 @@ def test_relationships_start_a_fit_next_to_its_end():
     start, far = model.fit(), model.fit(start=[1.0, 1.0])
     assert start.estimate.optimum.log[0].gradient_norm < 5.0 < far.estimate.optimum.log[0].gradient_norm
     assert start.deviance == pytest.approx(far.deviance, rel=SAME)
+
+
+# --- a step in the precisions -----------------------------------------------------------------------------
+
+
+def _precision(theta):
+    """G^-1 as a vector, G = T T' for T lower triangular 2 x 2."""
+    T = np.array([[theta[0], 0.0], [theta[1], theta[2]]])
+    return np.linalg.inv(T @ T.T)[np.tril_indices(2)]
+
+
+def test_step_is_straight_in_the_precision():
+    """Newton's step in the entries of G^-1, with n x n matrices and a Jacobian by differences."""
+    rng = np.random.default_rng(8)
+    g, x = np.repeat(np.arange(15), 6), rng.normal(size=90)
+    b = rng.normal(size=(15, 2)) * [1.0, 0.7]
+    data = pd.DataFrame({"g": g, "x": x, "y": b[g, 0] + b[g, 1] * x + rng.normal(size=90)})
+    likelihood = slm.LinearMixedModel("y ~ x + (x | g)", data).likelihood
+    theta = np.array([0.9, 0.1, 0.6])
+    likelihood(theta)
+    roots = starting._straight_in_precisions(likelihood, theta, likelihood.derivatives(theta))
+    T = np.linalg.solve(likelihood.bases[0], roots[0])
+    at = DenseLikelihood(likelihood.spec).derivatives(theta)
+    step = 1e-6 * np.eye(3)
+    J = np.linalg.inv(np.array([(_precision(theta + e) - _precision(theta - e)) / 2e-6 for e in step]).T)
+    moved = _precision(theta) - np.linalg.solve(J.T @ at.information @ J, J.T @ at.gradient)
+    np.testing.assert_allclose(np.linalg.inv(T @ T.T)[np.tril_indices(2)], moved, rtol=1e-6)
+
+
+def test_start_of_insteval_is_near():
+    """A step of EM from the same moments is 1.9 above the minimum."""
+    fit = slm.lmm("y ~ service + (1 | s) + (1 | d) + (1 | dept)", slm.load_dataset("insteval"), reml=False)
+    theta, steps = starting.starting_theta(fit.likelihood, reml=False)
+    assert steps == 1
+    assert fit.likelihood(theta, reml=False).deviance < fit.deviance + 0.1
+    assert fit.estimate.n_factorisations <= 5
+
+
+def test_step_that_has_no_end_is_not_taken():
+    """From a ratio of a thousandth the step would make the variance negative in the precision."""
+    rng = np.random.default_rng(9)
+    g = np.repeat(np.arange(30), 5)
+    data = pd.DataFrame({"g": g, "y": 3.0 * rng.normal(size=30)[g] + rng.normal(size=150)})
+    likelihood = slm.LinearMixedModel("y ~ 1 + (1 | g)", data).likelihood
+    theta = np.array([0.03])
+    likelihood(theta)
+    assert starting._straight_in_precisions(likelihood, theta, likelihood.derivatives(theta)) is None

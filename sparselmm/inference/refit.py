@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def refit(fit: "Fit", y: Any, *, start: FloatArray | None = None) -> "Fit":
     """The model of `fit` with another response y (nobs,), on the scale of the model's own (after its `log()`).
 
-    The same criterion, the same parameters held. start: theta, by moments and EM if None, as in a first fit.
+    The same criterion, the same parameters held. start: theta, by moments and a step if None, as in a first fit.
     Errors: DataError for a wrong length or values that are infinite or missing.
     """
     from ..results import Fit

@@ -23,12 +23,15 @@ class Unstructured:
         return tuple(f"{effects[i]}|{group}" if i == j else f"{effects[i]}.{effects[j]}|{group}" for i, j in pairs)
 
     def factor(self, theta: FloatArray) -> FloatArray:
+        return self._lower(theta)
+
+    def _lower(self, theta: FloatArray) -> FloatArray:
         T = np.zeros((self.n_effects, self.n_effects))
         T[self._rows, self._cols] = theta
         return T
 
     def gradient(self, theta: FloatArray) -> FloatArray:
-        half = np.einsum("kab,cb->kac", self._units(), self.factor(theta))
+        half = np.einsum("kab,cb->kac", self._units(), self._lower(theta))
         return half + half.transpose(0, 2, 1)
 
     def hessian(self, theta: FloatArray) -> FloatArray:
@@ -38,6 +41,10 @@ class Unstructured:
 
     def scaling(self, basis: FloatArray) -> FloatArray:
         return (basis @ self._units())[:, self._rows, self._cols].T
+
+    def in_unit_sizes(self, theta: FloatArray, basis: FloatArray) -> FloatArray:
+        """T (r, r) lower triangular of the optimiser's coordinates x = S theta."""
+        return basis @ self._lower(theta)
 
     def nearest(self, root: FloatArray) -> FloatArray:
         tall = np.vstack([root.T, np.zeros((self.n_effects, self.n_effects))])
@@ -68,7 +75,7 @@ class Unstructured:
         return [c[self._rows, self._cols] for c in candidates if not np.array_equal(c, T)]
 
     def canonical(self, theta: FloatArray) -> FloatArray:
-        T = self.factor(theta)
+        T = self._lower(theta)
         return (T * np.where(np.diag(T) < 0, -1.0, 1.0))[self._rows, self._cols]
 
     def _units(self) -> FloatArray:
