@@ -227,6 +227,8 @@ def test_limits_end_a_process():
     greedy = "import time; x = bytearray(300_000_000); time.sleep(20)"
     assert run(python(greedy), environment(1), 15, 100e6).why == "over 0.1 GB"
     assert run(python("raise ValueError('no such term')"), environment(1), 20, 1e9).why == "ValueError: no such term"
+    panic = "import sys; sys.exit('memory allocation failed\\nnote: run with `RUST_BACKTRACE=1`')"
+    assert run(python(panic), environment(1), 20, 1e9).why == "memory allocation failed"
 
 
 def test_our_worker_fits_what_was_written(tmp_path):

@@ -111,7 +111,8 @@ def environment(threads: int) -> dict[str, str]:
     names = ("OMP", "OPENBLAS", "MKL", "NUMBA", "RAYON")
     many = {f"{name}_NUM_THREADS": str(threads) for name in names} | {"POLARS_MAX_THREADS": str(threads)}
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return os.environ | many | {"PYTHONPATH": path}
+    quiet = {"RUST_BACKTRACE": "0"}  # so that the last line says what happened
+    return os.environ | many | quiet | {"PYTHONPATH": path}
 
 
 def race(problem: RaceProblem, contenders: Sequence[Contender], rules: Rules) -> Result:

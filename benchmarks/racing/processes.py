@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 POLL = 0.02
+BESIDE = "Execution halted", "note: "  # lines behind the reason of a failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,5 +79,6 @@ def _high_water(pid: int) -> int:
 
 
 def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip() and line.strip() != "Execution halted"]
+    """Where R and Rust have not gone on to say what they do next."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith(BESIDE)]
     return lines[-1][:160] if lines else ""
