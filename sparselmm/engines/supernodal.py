@@ -26,7 +26,7 @@ from ..kernels.tiles import clear_columns
 from . import tiles
 from .base import NOT_POSITIVE, Pattern, compressed
 from .cholmod import Ordering, check_memory, order, seconds
-from .threads import blas_threads, by_pieces, parallel, pieces
+from .threads import blas_threads, by_pieces, parallel, pieces, row_pieces
 
 BYTES_PER_COLUMN = 64.0  # of the tree and the orders
 BYTES_PER_ENTRY = 48.0  # an entry of M: values and pattern (here, in CHOLMOD, by rows of L), and its place in L
@@ -178,7 +178,7 @@ def _diagonal(P: Panels) -> IntArray:
 def _locate(P: Panels, i: IntArray, j: IntArray) -> IntArray:
     """Places of entries (i, j) of the permuted matrix."""
     out = np.empty(len(i), np.int64)
-    if not panel_places(P, np.maximum(i, j), np.minimum(i, j), out):
+    if not all(parallel(panel_places, row_pieces(len(i)), P, np.maximum(i, j), np.minimum(i, j), out)):
         raise EngineError("an entry outside the pattern of L was asked for")
     return out
 

@@ -77,15 +77,18 @@ def panels(parent: IntArray, counts: IntArray, indptr: IntArray, indices: IntArr
     )
 
 
-@njit(cache=True)
-def panel_places(P: Panels, rows: IntArray, cols: IntArray, out: IntArray) -> bool:
+@njit(cache=True, nogil=True)
+def panel_places(begin: int, end: int, P: Panels, rows: IntArray, cols: IntArray, out: IntArray) -> bool:
     """out_t = place of entry (rows_t, cols_t), rows_t >= cols_t, among the values; False where one is not in L."""
-    for t in range(len(rows)):
+    for t in range(begin, end):
         s = P.owner[cols[t]]
         lo, hi = P.start[s], P.start[s + 1]
-        k = np.searchsorted(P.rows[lo:hi], rows[t])
-        if k == hi - lo or P.rows[lo + k] != rows[t]:
-            return False
+        if rows[t] < P.first[s + 1]:
+            k = rows[t] - P.first[s]
+        else:
+            k = np.searchsorted(P.rows[lo:hi], rows[t])
+            if k == hi - lo or P.rows[lo + k] != rows[t]:
+                return False
         out[t] = P.at[s] + (cols[t] - P.first[s]) * P.size[s] + k
     return True
 
