@@ -44,7 +44,7 @@ def cell(result: Result, name: str, notes: list[str]) -> str:
     """Time, its ratio to ours and peak memory, with a mark for what has to be said."""
     entry = result.entries.get(name)
     if entry is None:
-        return ""
+        return "not asked"
     remark = remark_of(entry, name, result.rules["rounds"])
     mark = f" [{mark_of(notes, remark)}]" if remark else ""
     if entry.seconds is None:
