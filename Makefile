@@ -15,8 +15,8 @@ $(SETUP): pyproject.toml setup.py tools/setup.sh
 demo: $(SETUP) ## fit InstEval, sleepstudy and Pastes; plot the lecturers
 	@$(RUN) examples/demo.py
 
-test: $(SETUP) ## run the tests (ARGS="-k name" for some of them)
-	@$(RUN) -m pytest $(ARGS)
+test: $(SETUP) ## run the tests in parallel (ARGS="-k name" for some of them)
+	@$(RUN) -m pytest -n auto --maxprocesses=4 $(ARGS)
 
 lint: $(SETUP) ## ruff and mypy
 	@$(RUN) -m ruff check .
