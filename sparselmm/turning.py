@@ -80,15 +80,12 @@ def turned(likelihood: Criterion, theta: FloatArray) -> tuple[Criterion, FloatAr
     """
     parameters, moved = likelihood.parameters, theta.copy()
     structures = list(parameters.structures)
-    for k, (structure, part) in enumerate(zip(parameters.structures, parameters.slices, strict=True)):
-        if not isinstance(structure, Unstructured):
-            continue
-        root, basis = structure.factor(theta[part]), likelihood.bases[k]
-        if _is_in_order(structure.in_unit_sizes(theta[part], basis)):
-            continue
-        U, _, _ = np.linalg.svd(basis @ root)
-        structures[k] = Turned(structure.n_effects, basis, U)
-        moved[part] = structures[k].nearest(root)
+    for k, (basis, part) in enumerate(zip(likelihood.bases, parameters.slices, strict=True)):
+        structure = structures[k]
+        if isinstance(structure, Unstructured) and not _is_in_order(structure.in_unit_sizes(theta[part], basis)):
+            root = structure.factor(theta[part])
+            structures[k] = Turned(structure.n_effects, basis, np.linalg.svd(basis @ root)[0])
+            moved[part] = structures[k].nearest(root)
     if structures == parameters.structures:
         return likelihood, theta
     return _with_structures(likelihood, structures), moved
