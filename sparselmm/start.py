@@ -10,10 +10,7 @@ from .likelihood import Derivatives, Likelihood
 # Of a variance ratio. Near zero the criterion is flat in T, so do not start there; STANDARD_ERRORS of the residual
 # variance, sqrt(2/n) each, are enough.
 FLOOR, CEILING, STANDARD_ERRORS = 0.2, 1e4, 3.0
-STEPS, TRUST = (
-    int(__import__("os").environ.get("STEPS", "2")),
-    float(__import__("os").environ.get("TRUST", "5.0")),
-)  # at most; Newton is trusted where it promises to lower the deviance by less than this
+STEPS, TRUST = 2, 5.0  # at most; Newton is trusted where it promises to lower the deviance by less than this
 FARTHEST = 0.9  # part of a variance by which a step may move it: then it is ten times as large
 SINGULAR = 1e-8  # lowest eigenvalue of a Hessian with a diagonal of ones
 RELATIVE = 1e-14  # rounding of a slope, or of a coefficient that has come to zero
@@ -165,17 +162,15 @@ def _straight_in_precisions(likelihood: Likelihood, theta: FloatArray, at: Deriv
     values, vectors = np.linalg.eigh(at.information / np.outer(size, size))
     if values[0] < SINGULAR:
         return None
-    step, parameters, roots = (
-        -(vectors @ ((vectors.T @ (at.gradient / size)) / values)) / size,
-        likelihood.parameters,
-        [],
-    )
+    step = -(vectors @ ((vectors.T @ (at.gradient / size)) / values)) / size
+    parameters, roots = likelihood.parameters, []
     for basis, structure, part in zip(likelihood.bases, parameters.structures, parameters.slices, strict=True):
-        T, half = basis @ structure.factor(theta[part]), np.linalg.inv(structure.factor(theta[part]))
-        growth, axes = np.linalg.eigh(half @ np.tensordot(step[part], structure.gradient(theta[part]), 1) @ half.T)
+        T = structure.factor(theta[part])
+        inverse, change = np.linalg.inv(T), np.tensordot(step[part], structure.gradient(theta[part]), 1)
+        growth, axes = np.linalg.eigh(inverse @ change @ inverse.T)
         if growth[-1] > FARTHEST:
             return None
-        roots.append(np.asarray(T @ axes / np.sqrt(1.0 - growth)))
+        roots.append(np.asarray(basis @ T @ axes / np.sqrt(1.0 - growth)))
     return roots
 
 
