@@ -164,3 +164,15 @@ def test_no_note_to_self_is_left():
 def test_no_path_of_a_machine_is_left():
     starts = ["/" + name + "/" for name in ("work", "tmp", "home", "root")]
     assert not [(p.name, s) for p in ROOT.rglob("*.py") for s in starts if s in p.read_text(encoding="utf-8")]
+
+
+def test_the_environment_is_read_in_one_place():
+    readers = [n for n, tree in sources().items() if {"environ", "getenv", "__import__"} & _words(tree)]
+    assert readers == ["engines.threads"]
+
+
+def _words(tree: ast.Module) -> set[str]:
+    """Names and attributes of a module."""
+    nodes = list(ast.walk(tree))
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    return names | {node.attr for node in nodes if isinstance(node, ast.Attribute)}
